@@ -1,0 +1,37 @@
+"""How the pipeline runs: one thin module a stage, each `python -m pipeline.<stage>` from the repository root.
+
+Importing this package points every tool's cache and telemetry switch into the repository, before any of them
+is imported, so that a stage writes nothing outside it whether it is started by make, by DVC or by hand.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache"
+
+sys.path.insert(0, str(ROOT / "src"))
+
+_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "DVC_SITE_CACHE_DIR": str(CACHE / "dvc"),
+    "GX_ANALYTICS_ENABLED": "false",
+    "KAGGLEHUB_CACHE": str(CACHE / "kagglehub"),
+    "KERAS_BACKEND": "tensorflow",
+    "KERAS_HOME": str(CACHE / "keras"),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MPLBACKEND": "Agg",
+    "MPLCONFIGDIR": str(CACHE / "matplotlib"),
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+if importlib.util.find_spec("pydantic") is None:
+    sys.exit(
+        f"error: {sys.executable} lacks the project's packages\n"
+        "  run `make env` once, then `. .venv/bin/activate`, and repeat the command"
+    )

@@ -1,0 +1,61 @@
+"""Outputs that appear whole or not at all, and the one way a stage ends with an error.
+
+Every writer here writes beside the target and renames, so a killed process leaves the old file or the new one
+and never half of one.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+
+class StageError(Exception):
+    """A failure the user can mend: its text says what was received, what was expected and how to mend it."""
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
+
+    Errors of other types are bugs and keep their traceback.
+    """
+    try:
+        yield
+    except (StageError, ValueError, OSError) as error:
+        if os.environ.get("BUSI_TRACEBACK"):
+            raise
+        print(f"\nerror in {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it replaces `path` when the block ends well and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON with sorted keys, no NaN, a final newline: the same value gives the same bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without its index. Floats are written with 9 significant digits, enough for any float32."""
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n", float_format="%.9g")

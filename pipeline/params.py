@@ -1,0 +1,127 @@
+"""The one reader of `params.yaml`: strict, so that a typo stops the run and no number has a default in Python.
+
+Each class below is one section; a stage gets its own section and cannot see another's.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.outputs import StageError
+
+PARAMS = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Phantom(Section):
+    benign: Count
+    malignant: Count
+    normal: Count
+    seed: int
+
+
+class Data(Section):
+    phantom: Phantom
+
+
+class Validate(Section):
+    min_side: Count
+    max_side: Count
+
+
+class Split(Section):
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    seed: int
+
+    @model_validator(mode="after")
+    def parts_make_one(self):
+        if abs(self.train + self.val + self.test - 1) > 1e-9:
+            raise ValueError(f"train + val + test must be 1, got {self.train + self.val + self.test:g}")
+        return self
+
+
+class Featurize(Section):
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    weights: str
+    boundary: str
+    views: Annotated[int, Field(ge=0)]
+    seed: int
+
+
+class Train(Section):
+    batch_size: Count
+    head_epochs: Annotated[int, Field(ge=0)]
+    tail_epochs: Annotated[int, Field(ge=0)]
+    head_learning_rate: Rate
+    tail_learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    patience: Count
+    seed: int
+
+
+class Evaluate(Section):
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Fraction
+    seed: int
+
+
+class Gate(Section):
+    accuracy: Fraction | None
+    malignant_sensitivity: Fraction | None
+
+
+class Register(Section):
+    gate: Gate
+
+
+class Params(Section):
+    data: Data
+    validate_: Annotated[Validate, Field(alias="validate")]
+    split: Split
+    featurize: Featurize
+    train: Train
+    evaluate: Evaluate
+    register_: Annotated[Register, Field(alias="register")]
+
+
+def read_params(path: Path = PARAMS) -> Params:
+    """Read and check the whole file.
+
+    Raises:
+        StageError: the file is missing, is not YAML, or has an unknown, missing or mistyped key; every such
+            key is named with what was received and what was expected.
+    """
+    if not path.is_file():
+        raise StageError(f"{path} not found in {Path.cwd()}\n  run from the repository root")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise StageError("\n".join([f"{path} is not valid", *map(_explain, error.errors())])) from error
+
+
+def _explain(problem: dict) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"  {key}: unknown key; remove it or correct its spelling"
+        case "missing":
+            return f"  {key}: missing key; add it (docs/parameters.md lists them all)"
+        case _:
+            return f"  {key}: {problem['msg']}; received {problem['input']!r}"
