@@ -18,7 +18,7 @@ PUBLISHED_MASKS = 798
 DATASET_FILE = "dataset.json"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
-_MASK = re.compile(r"^(?P<stem>.+)_mask(?:_(?P<number>[1-9][0-9]*))?$")
+_MASK = re.compile(r"^(?P<stem>.+)_mask(?:_(?P<number>[1-9][0-9]*))?$", re.DOTALL)  # a name may hold a newline
 
 
 class FileName(NamedTuple):

@@ -1,0 +1,158 @@
+"""Stage `register`: the gate's verdict on the evaluation, then the model in the registry with verdict and lineage.
+
+`reports/gate.json` is a declared output and a function of metrics and thresholds alone. What goes to the store is
+not declared: a registered version under one key a (model, metrics, verdict, name), so that running this again
+registers nothing new, and a deleted store gets run and version back. `mlruns/registration.json` is the receipt.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from busi import card, gate
+from pipeline import lineage, tracking
+from pipeline.outputs import StageError, stage, write_json
+from pipeline.params import Params, read_params
+
+MODEL = Path("artifacts/train/model.keras")
+HISTORY = Path("artifacts/train/history.csv")
+RUN = Path("artifacts/train/run.json")
+EVALUATED = tuple(Path("artifacts/evaluate") / name for name in ("figures", "predictions.csv", "report.html"))
+METRICS = Path("reports/metrics.json")
+VALIDATION = Path("reports/validation.json")
+SPLIT = Path("reports/split.json")
+GATE = Path("reports/gate.json")
+RECEIPT = tracking.FOLDER / "registration.json"
+
+NAME = "busi-densenet121"
+SYNTHETIC_NAME = "busi-densenet121-phantom"
+# Sections whose parameters made the run; the others may change without training again
+TRAINING_SECTIONS = ("data", "validate", "split", "featurize", "train")
+REST_OF_CARD = "*The whole card is `model_card.md` beside the model.*"
+
+
+def main() -> None:
+    params = read_params()
+    metrics = _read(METRICS)
+    decision = gate.decide(metrics, params.register_.gate.model_dump())
+    write_json(GATE, decision)
+    receipt = ensure_registered(params)
+    failed = f" by {', '.join(gate.failed_rules(decision))}" if decision["verdict"] == gate.FAILED else ""
+    print(f"{receipt['name']} version {receipt['version']}: {receipt['verdict']} the gate{failed}")
+
+
+def ensure_registered(params: Params) -> dict:
+    """Make the store hold the run and the version of what the stages have written, and write the receipt.
+
+    Costs a few queries where nothing is missing, and never loads the model.
+
+    Returns:
+        The receipt: `{"name", "version", "run_id", "verdict", "lineage": {...}}`, as the store has them.
+
+    Raises:
+        StageError: an output of an earlier stage is missing, or the store refuses.
+    """
+    data = lineage.dataset()
+    name = SYNTHETIC_NAME if data["synthetic"] else NAME
+    decision, metrics = _read(GATE), _read(METRICS)
+    model_sha256 = _sha256(MODEL)
+    key = _registration_key(name, model_sha256, metrics, decision)
+
+    run = _complete_run(params, metrics, data)
+    version = tracking.find_version(run, name, key)
+    if version is None:
+        origin = lineage.collect(params.featurize.weights)
+        model_card = _card(name, params, decision, metrics, data, origin)
+        tags = {**_verdict_tags(decision, metrics), **origin}
+        run.set_tags(tags)
+        version = tracking.register_version(
+            run,
+            name=name,
+            key=key,
+            keras_file=MODEL,
+            evidence={
+                "model_card.md": model_card,
+                "gate.json": _json(decision),
+                "metrics.json": _json(metrics),
+                "lineage.json": _json(origin),
+            },
+            tags={**tags, "model_sha256": model_sha256, "run_id": run.id},
+            description=card.describe(model_card, tracking.DESCRIPTION_LIMIT, REST_OF_CARD),
+        )
+    receipt = {
+        "name": version.name,
+        "version": str(version.version),
+        "run_id": version.run_id,
+        "verdict": version.tags["verdict"],
+        "lineage": {field: version.tags[field] for field in lineage.FIELDS},
+    }
+    write_json(RECEIPT, receipt)
+    return receipt
+
+
+def _complete_run(params: Params, metrics: Mapping, data: Mapping) -> tracking.Run:
+    key = _read(RUN)["key"]
+    run = tracking.open_run(key, tracking.run_name(data["name"], key))
+    if not run.is_training_logged():
+        sections = params.model_dump(by_alias=True)
+        run.log_training({name: sections[name] for name in TRAINING_SECTIONS}, pd.read_csv(_made(HISTORY)))
+    run.log_evaluation(metrics, EVALUATED)
+    run.finish()
+    return run
+
+
+def _card(
+    name: str, params: Params, decision: Mapping, metrics: Mapping, data: Mapping, origin: Mapping[str, str]
+) -> str:
+    return card.render(
+        name,
+        decision=decision,
+        metrics=metrics,
+        confidence=params.evaluate.confidence,
+        data=data,
+        validation=_read(VALIDATION),
+        split=_read(SPLIT),
+        lineage=origin,
+    )
+
+
+def _verdict_tags(decision: Mapping, metrics: Mapping) -> dict[str, str]:
+    accuracy = metrics["accuracy"]
+    interval = f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}, n = {accuracy['n']})"
+    failed = ", ".join(gate.failed_rules(decision)) or "none"
+    return {"verdict": decision["verdict"], "failed_rules": failed, "accuracy": interval}
+
+
+def _registration_key(name: str, model_sha256: str, metrics: Mapping, decision: Mapping) -> str:
+    parts = [name, model_sha256, json.dumps(metrics, sort_keys=True), json.dumps(decision, sort_keys=True)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _made(path: Path) -> Path:
+    if not path.is_file():
+        raise StageError(f"{path} not found\n  run `dvc repro register`, which makes it first")
+    return path
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(_made(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not JSON: {error}\n  delete it and run `dvc repro`, which writes it") from error
+
+
+def _sha256(path: Path) -> str:
+    with _made(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    with stage("register"):
+        main()

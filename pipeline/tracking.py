@@ -1,0 +1,510 @@
+"""The one module that talks to MLflow: where the store is, the run of a training, and the registered versions.
+
+The store is the database `mlruns/mlflow.db` with its artifacts under `mlruns/artifacts/`, both relative to the
+repository root so that the repository may be moved, unless `MLFLOW_TRACKING_URI` names another one. One training
+input key is one MLflow run: it is found again by the tag `busi.key`, never by an id on disk, and everything in it
+can be logged again from the stages' declared outputs. Every call here may be repeated without doubling anything.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from busi import DISCLAIMER
+from busi.layout import CLASSES
+from busi.serving import IMAGE_COLUMN, MODEL_FILE, TEXT_COLUMNS
+from pipeline import ROOT
+from pipeline.outputs import StageError
+
+# Read by MLflow at its import: no hints, links or retries that last minutes on the user's terminal.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import mlflow  # noqa: E402
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, RunTag  # noqa: E402
+from mlflow.entities.model_registry import ModelVersion  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.models import Model, ModelSignature  # noqa: E402
+from mlflow.types import ColSpec, Schema  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+EXPERIMENT = "busi-densenet121"
+FOLDER = Path("mlruns")
+DATABASE = FOLDER / "mlflow.db"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the UI opens on training runs, not on language models
+    "mlflow.note.content": DISCLAIMER,
+}
+EMBEDDED = f"sqlite:///{DATABASE.as_posix()}"
+ARTIFACTS = FOLDER / "artifacts"
+WORKPLACE = FOLDER / ".registering"
+LOCK = FOLDER / ".lock"
+LOCK_SECONDS = 600
+
+UNNAMED = 12  # first digits of the key, the name of a run that nobody named
+
+KEY_TAG = "busi.key"
+LOGGED_TAG = "busi.logged."
+REGISTRATION_TAG = "registration_key"
+VERSIONS_TAG = "mlflow.modelVersions"
+SERVING_PACKAGES = ("keras", "mlflow", "numpy", "pandas", "pillow", "pyyaml", "tensorflow")
+DESCRIPTION_LIMIT = 5000  # characters, the registry's column in every database
+
+
+def store_uri() -> str:
+    """The address of the tracking store and model registry, for stages, UI, command line and app alike."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or EMBEDDED
+
+
+def is_embedded() -> bool:
+    return store_uri() == EMBEDDED
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Let one process of this repository at a time create things in the store; a killed one leaves no lock behind.
+
+    An exclusive SQLite transaction is the lock: it works on every platform and ends with its process. Not reentrant.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    lock = sqlite3.connect(LOCK, timeout=LOCK_SECONDS, isolation_level=None)
+    try:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise StageError(
+                f"another process has held {LOCK} for {LOCK_SECONDS} s ({error})\n"
+                "  wait for the registration that runs in this repository, or end it, and repeat the command"
+            ) from error
+        yield
+    finally:
+        lock.close()
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn MLflow's failures into a `StageError` that names the store."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        reason = str(error).splitlines()[0]
+        raise StageError(
+            f"the tracking store {store_uri()} refused: {reason}\n"
+            "  check that it is running and of this MLflow version "
+            f"({mlflow.__version__}), or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"
+        ) from error
+
+
+def connect() -> mlflow.MlflowClient:
+    """Open the store, creating database and experiment where they are missing."""
+    with store_errors(), locked():
+        client = _client()
+        _experiment(client)
+    return client
+
+
+# Runs
+
+
+class Run:
+    """One MLflow run, to be logged to by any stage and any number of times."""
+
+    def __init__(self, client: mlflow.MlflowClient, run_id: str):
+        self.client = client
+        self.id = run_id
+        self._steps: set[int] | None = None
+
+    def log_params(self, params: Mapping) -> None:
+        """Log nested parameters under dotted names.
+
+        MLflow's parameters can't change. Those of a run that was trained before keep their first value; one that
+        reads otherwise today (it did not touch what was trained, or the key would differ) goes to a tag.
+        """
+        with store_errors():
+            known = self.client.get_run(self.id).data.params
+            values = {name: str(value) for name, value in _flat(params).items()}
+            new = [Param(name, value) for name, value in values.items() if name not in known]
+            since = {name: value for name, value in values.items() if known.get(name, value) != value}
+            tags = [RunTag("busi.params_since", json.dumps(since, sort_keys=True))] if since else []
+            self.client.log_batch(self.id, params=new, tags=tags)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        with store_errors():
+            self.client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log one epoch's metrics under the names of `history.csv`; an epoch that is there already is left alone.
+
+        `loss` and `accuracy` become `train/loss` and `train/accuracy`, `val_loss` becomes `val/loss`; what is not a
+        number (the phase) is not a metric.
+        """
+        with store_errors():
+            if self._steps is None:
+                self._steps = {point.step for point in self.client.get_metric_history(self.id, "train/loss")}
+            if epoch in self._steps:
+                return
+            now = _milliseconds()
+            points = [
+                Metric(_epoch_metric(name), float(value), now, int(epoch))
+                for name, value in metrics.items()
+                if name != "epoch" and isinstance(value, Real)
+            ]
+            self.client.log_batch(self.id, metrics=points)
+            self._steps.add(epoch)
+
+    def log_training(self, params: Mapping, history: pd.DataFrame) -> None:
+        """Log a whole training: parameters, and the epochs of `history.csv` that are not there yet.
+
+        Raises:
+            ValueError: an epoch number stands twice; epochs count on from the first phase into the second.
+        """
+        if history["epoch"].duplicated().any():
+            raise ValueError(f"history names epochs {history['epoch'].tolist()}; expected every number once")
+        self.log_params(params)
+        for row in history.to_dict(orient="records"):
+            self.log_epoch(row["epoch"], row)
+        self.set_tags({f"{LOGGED_TAG}train": "yes"})
+
+    def log_evaluation(self, metrics: Mapping, files: Iterable[Path]) -> None:
+        """Log the content of `reports/metrics.json` as `test/...` metrics, and files and folders under `evaluate/`.
+
+        The same evaluation logged again changes nothing; another one of the same model takes its place.
+        """
+        files = sorted(files)
+        missing = [path.as_posix() for path in files if not path.exists()]
+        if missing:
+            raise StageError(f"{', '.join(missing)} not found\n  run `dvc repro evaluate`, which makes them")
+        digest = _evaluation_digest(metrics, files)
+        if self.tag(f"{LOGGED_TAG}evaluate") == digest:
+            return
+        with store_errors():
+            now = _milliseconds()
+            points = [Metric(f"test/{name}", value, now, 0) for name, value in flat_metrics(metrics).items()]
+            self.client.log_batch(self.id, metrics=points)
+            for path in files:
+                if path.is_dir():
+                    self.client.log_artifacts(self.id, str(path), f"evaluate/{path.name}")
+                else:
+                    self.client.log_artifact(self.id, str(path), "evaluate")
+        self.set_tags({f"{LOGGED_TAG}evaluate": digest})  # last: a killed stage logs again
+
+    def is_training_logged(self) -> bool:
+        return self.tag(f"{LOGGED_TAG}train") is not None
+
+    def finish(self) -> None:
+        """Close a run that was opened again only to be completed."""
+        with store_errors():
+            if self.client.get_run(self.id).info.status != "FINISHED":
+                self.client.set_terminated(self.id)
+
+    def tag(self, name: str) -> str | None:
+        with store_errors():
+            return self.client.get_run(self.id).data.tags.get(name)
+
+
+@contextlib.contextmanager
+def run(key: str, name: str | None = None, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """Open the run of a training key for the length of a block, and close it with how the block ended."""
+    opened = open_run(key, name, tags)
+    _set_status(opened, "RUNNING")
+    try:
+        yield opened
+    except BaseException as error:
+        try:
+            _set_status(opened, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        except StageError as refused:
+            error.add_note(str(refused))  # the store is not what ended the block
+        raise
+    _set_status(opened, "FINISHED")
+
+
+def open_run(key: str, name: str | None = None, tags: Mapping[str, str] | None = None) -> Run:
+    """Find the run of a training key, or create it. A run that a killed stage left running is the same run."""
+    with store_errors(), locked():
+        client = _client()
+        experiment = _experiment(client)
+        found = client.search_runs(
+            [experiment], f"tags.`{KEY_TAG}` = '{key}'", order_by=["attributes.start_time ASC"], max_results=1
+        )
+        if not found:
+            first = {KEY_TAG: key, "mlflow.source.name": "dvc repro", "mlflow.source.type": "LOCAL"}
+            found = [client.create_run(experiment, tags=first, run_name=name or key[:UNNAMED])]
+        elif name and found[0].info.run_name == key[:UNNAMED]:
+            client.update_run(found[0].info.run_id, name=name)
+    opened = Run(client, found[0].info.run_id)
+    if tags:
+        opened.set_tags(tags)
+    return opened
+
+
+def run_name(data_set: str, key: str) -> str:
+    """What a run is called in the UI: the data set and the first digits of its key."""
+    return f"{data_set}-{key[:8]}"
+
+
+def flat_metrics(metrics: Mapping) -> dict[str, float]:
+    """Flatten `metrics.json` into MLflow's names: `accuracy`, `accuracy_low`, `malignant/sensitivity`, ...
+
+    The counts `n` are left to the file.
+    """
+    flat = {}
+    for name, found in _flat(metrics).items():
+        path = [part for part in name.split(".") if part != "per_class"]
+        last = path.pop()
+        if last == "n" or isinstance(found, bool) or not isinstance(found, Real):
+            continue
+        flat["/".join(path) + ("" if last == "value" else f"_{last}") if path else last] = float(found)
+    return flat
+
+
+# Registered versions
+
+
+def find_version(run: Run, name: str, key: str) -> ModelVersion | None:
+    """The version that was registered under this key, if nothing of it is missing."""
+    with store_errors():
+        model = _find_model(run.client, key)
+        if model is None or VERSIONS_TAG not in model.tags or not _is_complete(run.client, model):
+            return None
+        return _version_of(run.client, model, name, key)
+
+
+def register_version(
+    run: Run,
+    *,
+    name: str,
+    key: str,
+    keras_file: Path,
+    evidence: Mapping[str, str],
+    tags: Mapping[str, str],
+    description: str,
+) -> ModelVersion:
+    """Register a model once: the version of this key is returned if it exists and completed if it was begun.
+
+    Each step is one transaction of the store that carries the key, so a process killed between two of them leaves
+    nothing that the next call does not find: logged model, its files, its readiness, then the version with all its
+    tags and its description.
+
+    Args:
+        run: the run the model came from.
+        name: the registered model.
+        key: what makes two registrations the same one.
+        keras_file: the model, copied byte for byte.
+        evidence: file name to text, stored beside the model.
+        tags: tags of the version.
+        description: Markdown, at most `DESCRIPTION_LIMIT` characters.
+    """
+    if len(description) > DESCRIPTION_LIMIT:
+        raise ValueError(f"the description has {len(description)} characters; the registry takes {DESCRIPTION_LIMIT}")
+    client = run.client
+    with store_errors(), locked():
+        model = _find_model(client, key) or client.create_logged_model(
+            _experiment(client), name=name, source_run_id=run.id, tags={REGISTRATION_TAG: key}
+        )
+        if not _is_complete(client, model):
+            _upload(run, model, keras_file, evidence)
+        version = _version_of(client, model, name, key)
+        if version is None:
+            version = _create_version(run, model, name, {**tags, REGISTRATION_TAG: key}, description)
+        # What mlflow.register_model writes too, for the model's page to link to its version
+        versions = json.dumps([{"name": name, "version": version.version}])
+        client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: versions})
+        return version
+
+
+def _find_model(client: mlflow.MlflowClient, key: str) -> LoggedModel | None:
+    oldest_first = [{"field_name": "creation_timestamp", "ascending": True}]
+    found = client.search_logged_models(
+        [_experiment(client)], f"tags.{REGISTRATION_TAG} = '{key}'", order_by=oldest_first, max_results=1
+    )
+    return found[0] if found else None
+
+
+def _version_of(client: mlflow.MlflowClient, model: LoggedModel, name: str, key: str) -> ModelVersion | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.{REGISTRATION_TAG} = '{key}'")
+    found = [version for version in found if version.source == f"models:/{model.model_id}"]
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def _is_complete(client: mlflow.MlflowClient, model: LoggedModel) -> bool:
+    if model.status != "READY":
+        return False
+    return any(file.path == "MLmodel" for file in client.list_logged_model_artifacts(model.model_id))
+
+
+def _upload(run: Run, model: LoggedModel, keras_file: Path, evidence: Mapping[str, str]) -> None:
+    shutil.rmtree(WORKPLACE, ignore_errors=True)  # of a killed process; the lock keeps living ones apart
+    try:
+        write_model(WORKPLACE / "model", keras_file, model.model_id, run.id, model.artifact_location)
+        for file, text in evidence.items():
+            (WORKPLACE / "model" / file).write_text(text, encoding="utf-8", newline="\n")
+        run.client.log_model_artifacts(model.model_id, str(WORKPLACE / "model"))
+    finally:
+        shutil.rmtree(WORKPLACE, ignore_errors=True)
+    outputs = run.client.get_run(run.id).outputs
+    if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+        run.client.log_outputs(run.id, [LoggedModelOutput(model.model_id, step=0)])
+    run.client.finalize_logged_model(model.model_id, "READY")
+
+
+def _create_version(run: Run, model: LoggedModel, name: str, tags: Mapping[str, str], description: str) -> ModelVersion:
+    if not run.client.search_registered_models(f"name = '{name}'"):
+        run.client.create_registered_model(name, description=DISCLAIMER)
+    return run.client.create_model_version(
+        name, f"models:/{model.model_id}", run.id, tags=dict(tags), description=description, model_id=model.model_id
+    )
+
+
+# The logged model
+
+
+def write_model(folder: Path, keras_file: Path, model_id: str | None, run_id: str | None, location: str) -> None:
+    """Write one MLflow model with two flavours: `keras` for the network, `python_function` for image files.
+
+    Both read the same file, a byte-for-byte copy of `keras_file`; nothing is loaded, so this costs no TensorFlow.
+    The source of `busi` travels with the model, so that it loads without this repository.
+    """
+    model = Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id)
+    model.add_flavor(
+        "keras",
+        data="data/keras",
+        keras_version=_version("keras"),
+        keras_backend="tensorflow",
+        save_exported_model=False,
+    )
+    data = folder.with_name("keras")
+    data.mkdir(parents=True)
+    shutil.copyfile(keras_file, data / MODEL_FILE)
+    (data / "keras_module.txt").write_text("keras")
+    source = folder.with_name("code") / "busi"
+    shutil.copytree(ROOT / "src" / "busi", source, ignore=shutil.ignore_patterns("__pycache__"))
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module="busi.serving",
+        data_path=str(data),
+        code_paths=[str(source)],
+        mlflow_model=model,
+        signature=signature(),
+        input_example=input_example(),
+        pip_requirements=[f"{package}=={_version(package)}" for package in SERVING_PACKAGES],
+        metadata={"classes": list(CLASSES), "disclaimer": DISCLAIMER},
+    )
+
+
+def signature() -> ModelSignature:
+    """Image files in, probabilities and text out, as `busi.serving` has them."""
+    outputs = [*(ColSpec("double", name) for name in CLASSES), *(ColSpec("string", name) for name in TEXT_COLUMNS)]
+    return ModelSignature(inputs=Schema([ColSpec("binary", IMAGE_COLUMN)]), outputs=Schema(outputs))
+
+
+def input_example() -> pd.DataFrame:
+    """One small PNG, a grey ramp: no patient's image leaves the data set."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).save(file, "PNG")
+    return pd.DataFrame({IMAGE_COLUMN: [file.getvalue()]})
+
+
+# Below this line nothing is for other modules
+
+
+def _client() -> mlflow.MlflowClient:
+    """A client of the store; under the lock, since the first one makes the database's tables."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    # MLflow keeps one connection an address, so the address must say which folder's database this is
+    here = f"sqlite:///{urllib.parse.quote((Path.cwd() / DATABASE).as_posix())}"
+    mlflow.set_tracking_uri(here if is_embedded() else store_uri())
+    if named is None:
+        os.environ.pop(
+            "MLFLOW_TRACKING_URI", None
+        )  # MLflow wrote it; a process started elsewhere has a store of its own
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = named
+    return mlflow.MlflowClient()
+
+
+def _experiment(client: mlflow.MlflowClient) -> str:
+    """The experiment's id; under the lock, since the first call makes the database and the experiment."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        created = client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS)
+    elif found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    experiment = found.experiment_id if found else created
+    if is_embedded():
+        _make_relative(experiment)
+    return experiment
+
+
+def _make_relative(experiment: str) -> None:
+    """Give an experiment an artifact location relative to the repository root.
+
+    MLflow makes every location absolute when it creates an experiment (also one given as relative) but uses what
+    stands in the database, and runs, models and versions derive theirs from it.
+    """
+    location = (ARTIFACTS / experiment).as_posix()
+    with contextlib.closing(sqlite3.connect(DATABASE, timeout=LOCK_SECONDS)) as database, database:
+        database.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ? AND artifact_location != ?",
+            (location, int(experiment), location),
+        )
+
+
+def _set_status(opened: Run, status: str) -> None:
+    with store_errors():
+        if status == "RUNNING":
+            opened.client.update_run(opened.id, status=status)
+        else:
+            opened.client.set_terminated(opened.id, status=status)
+
+
+def _evaluation_digest(metrics: Mapping, files: Iterable[Path]) -> str:
+    """The sha256 of an evaluation: its metrics, and names and bytes of its files."""
+    digest = hashlib.sha256(json.dumps(metrics, sort_keys=True).encode())
+    for path in files:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(file.as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _epoch_metric(name: str) -> str:
+    if name == "learning_rate":
+        return name
+    return f"val/{name.removeprefix('val_')}" if name.startswith("val_") else f"train/{name}"
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)

@@ -1,0 +1,86 @@
+"""train: adapt the part of the network behind the boundary to the stored features, and write the whole model.
+
+Reads artifacts/featurize/ and the weights file; writes artifacts/train/model.keras (0-255 pixels in, probabilities
+out), history.csv and run.json, whose key is a hash of what went in: by it every stage finds the one MLflow run.
+Killed and started again, it continues after the last whole epoch.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from pipeline import tracking
+from pipeline.featurize import FEATURES, ROWS, initial_model
+from pipeline.lineage import dataset
+from pipeline.outputs import stage, whole_file, write_csv, write_json
+from pipeline.params import Params, read_params
+
+MODEL = Path("artifacts/train/model.keras")
+HISTORY = Path("artifacts/train/history.csv")
+RUN = Path("artifacts/train/run.json")
+# Not declared, so DVC leaves it alone between a killed run and the next one
+CHECKPOINT = Path("artifacts/train/checkpoint.npz")
+
+
+def main() -> None:
+    params = read_params()
+    rows = pd.read_csv(ROWS)
+    key = input_key(params)
+
+    from busi.features import read_features
+    from busi.model import cut, save_model
+    from busi.training import Recipe, examples_from_rows, train
+
+    examples = examples_from_rows(read_features(FEATURES, rows), rows)
+    model = initial_model(params.featurize, params.train.dropout)
+    _, tail = cut(model, params.featurize.boundary)
+    recipe = Recipe(**params.train.model_dump(exclude={"dropout"}))
+    CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
+    with tracking.run(key, name=tracking.run_name(dataset()["name"], key)) as run:
+        run.log_params(training_params(params))
+
+        def report(row: dict) -> None:
+            run.log_epoch(row["epoch"], row)
+            print(
+                f"epoch {row['epoch'] + 1:>3} {row['phase']}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.3f}  "
+                f"val_loss {row['val_loss']:.3f}  val_accuracy {row['val_accuracy']:.3f}",
+                flush=True,
+            )
+
+        history = train(tail, examples, recipe, CHECKPOINT, key, report)
+        run.log_training(training_params(params), history)
+
+    # Prefix and tail were cut from `model` and share its weights: saving it is all the assembling there is
+    with whole_file(MODEL) as partial:
+        save_model(model, partial)
+    write_csv(HISTORY, history)
+    best = history.loc[history.val_loss.idxmin()]
+    write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch)})
+    CHECKPOINT.unlink()
+    print(f"train: best epoch {best.epoch + 1} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
+
+
+def training_params(params: Params) -> dict:
+    """The sections that decide a trained model, as MLflow records them."""
+    return params.model_dump(by_alias=True, include={"data", "validate_", "split", "featurize", "train"})
+
+
+def input_key(params: Params) -> str:
+    """sha256 over everything that decides the outcome: the code, the parameters and the bytes that train reads."""
+    declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["deps"]
+    files = sorted(file for name in declared for file in _files(Path(name)))
+    sums = {file.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    values = params.model_dump(include={"featurize", "train"})
+    return hashlib.sha256(json.dumps([sums, values], sort_keys=True).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc"] if path.is_dir() else [path]
+
+
+if __name__ == "__main__":
+    with stage("train"):
+        main()

@@ -1,0 +1,95 @@
+"""The frozen-prefix cache: the prefix's output for every image and every augmented view, computed once.
+
+One array of rows, `float16 (rows, ...)`, in a `.npy` file that is memory-mapped for writing and reading, and a table
+that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ... are augmented views,
+made of training images only. Memory does not grow with the number of images.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from busi.augment import augment, view_generator
+from busi.images import prepare, read_image
+from busi.model import predict
+
+BATCH = 32
+FLOAT16_MAX = np.finfo(np.float16).max
+
+
+def feature_rows(split: pd.DataFrame, views: int) -> pd.DataFrame:
+    """The rows of the feature array: every image of train, val and test once, and `views` more of each of train.
+
+    Args:
+        split: columns `path,label,part`; quarantined images get no row, as nothing may use them.
+
+    Returns:
+        Columns `row,path,label,part,view`; the views of one image are consecutive.
+    """
+    used = split[split.part != "quarantine"]
+    repeats = np.where(used.part == "train", 1 + views, 1)
+    rows = used.loc[used.index.repeat(repeats), ["path", "label", "part"]].reset_index(drop=True)
+    rows["view"] = rows.groupby("path", sort=False).cumcount()
+    rows.insert(0, "row", np.arange(len(rows)))
+    return rows
+
+
+def write_features(prefix: keras.Model, folder: Path, rows: pd.DataFrame, seed: int, path: Path) -> None:
+    """Run `prefix` over every row's view and write float16 (rows, ...) to `path` as they come.
+
+    Args:
+        prefix: the part of the model before the boundary, from pixels (n, S, S, 3) in 0-255.
+        folder: where `rows.path` is relative to.
+        rows: as `feature_rows` gives them.
+        seed: of the augmentation.
+
+    Raises:
+        ValueError: an image cannot be read, or a feature does not fit float16.
+    """
+    size = prefix.input_shape[1]
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(rows), *prefix.output_shape[1:]))
+    done = 0
+    with tqdm(total=len(rows), desc="featurize", unit="view", mininterval=1) as progress:
+        for features in predict(prefix, _batches(_views(folder, rows, size, seed))):
+            if not np.abs(features).max() <= FLOAT16_MAX:  # also catches NaN
+                raise ValueError(
+                    f"features of {rows.path[done]} and its neighbours reach {np.abs(features).max():g}, more than "
+                    f"float16 holds ({FLOAT16_MAX:g}); check featurize.weights or choose another boundary"
+                )
+            array[done : done + len(features)] = features
+            done += len(features)
+            progress.update(len(features))
+    array.flush()
+
+
+def read_features(path: Path, rows: pd.DataFrame) -> np.ndarray:
+    """Memory-map the array of `write_features`, float16 (rows, ...), read-only."""
+    array = np.load(path, mmap_mode="r")
+    if len(array) != len(rows):
+        raise ValueError(f"{path} has {len(array)} rows, its table {len(rows)}; re-run: dvc repro --force featurize")
+    return array
+
+
+def _views(folder: Path, rows: pd.DataFrame, size: int, seed: int) -> Iterator[np.ndarray]:
+    def views_of(path: str, views: int) -> list[np.ndarray]:
+        pixels = prepare(read_image(folder / path), size)
+        return [pixels] + [augment(pixels, view_generator(seed, path, view)) for view in range(1, views)]
+
+    # Decoding and resizing leave Python's lock, so threads use every core; in chunks, so that memory stays flat
+    counts = rows.groupby("path", sort=False).size()
+    with ThreadPoolExecutor() as pool:
+        images = iter(counts.items())
+        while chunk := list(islice(images, BATCH)):
+            for views in pool.map(lambda item: views_of(*item), chunk):
+                yield from views
+
+
+def _batches(views: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    while batch := list(islice(views, BATCH)):
+        yield np.stack(batch)

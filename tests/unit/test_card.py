@@ -1,0 +1,103 @@
+import pytest
+
+from busi import DISCLAIMER, card, gate
+from busi.layout import CLASSES
+
+METRIC = {"value": 0.87, "low": 0.8, "high": 0.92, "n": 90}
+METRICS = {
+    **dict.fromkeys(("accuracy", "accuracy_wilson", "balanced_accuracy", "macro_f1", "auroc_macro"), METRIC),
+    "per_class": {label: dict.fromkeys(("sensitivity", "specificity", "precision", "f1"), METRIC) for label in CLASSES},
+}
+DATA = {
+    "name": "busi", "synthetic": False, "source": "doi:x", "licence": "CC BY 4.0", "masks": 798,
+    "counts": {"benign": 437, "malignant": 210, "normal": 133}, "another": 1,
+}  # fmt: skip
+SPLIT = {
+    "images": {part: dict(zip(CLASSES, (3, 2, 1), strict=True)) for part in ("train", "val", "test", "quarantine")},
+    "random_split_leak": {"value": 0.31},
+}
+VALIDATION = {
+    "groups": {"1": 400, "2": 100, "4": 5},
+    "annotated": 12,
+    "expectations": [{"name": "decodable", "success": True}, {"name": "sizes", "success": False}],
+}
+
+
+def render(accuracy=0.85, **changed):
+    facts = {
+        "decision": gate.decide(METRICS, {"accuracy": accuracy, "malignant_sensitivity": None}), "metrics": METRICS,
+        "confidence": 0.95, "data": DATA, "validation": VALIDATION, "split": SPLIT, "lineage": {"commit": "abc"},
+    }  # fmt: skip
+    return card.render("busi-densenet121", **{**facts, **changed})
+
+
+def tables(text):
+    """Each table of the card as rows of cells."""
+    found, rows = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")])
+        elif rows:
+            found.append(rows)
+            rows = []
+    return found
+
+
+def test_every_table_is_rectangular():
+    found = tables(render())
+    assert len(found) == 6
+    for table in found:
+        assert {len(row) for row in table} == {len(table[0])}
+        assert set(table[1]) == {"---"}
+
+
+def test_it_says_what_the_tables_say():
+    text = render()
+    assert "# busi-densenet121: passed the gate" in text
+    assert DISCLAIMER in text
+    assert "| accuracy | 0.870 | ≥ 0.850 | passed |" in text
+    assert "| malignant_sensitivity | 0.870 | off | not decided |" in text
+    assert "| busi | 437 | 210 | 133 | doi:x | CC BY 4.0 |" in text
+    assert "220 images with a near-duplicate, 12 with burnt-in annotation" in text
+    assert "1 of 2 expectations met, not met: sizes" in text
+    assert "31 % of its test images" in text
+    assert "95 % intervals" in text
+    assert "6 images whose near-duplicate carries another label" in text
+    assert "synthetic" not in text
+    assert card.MISSING not in text
+
+
+def test_a_failed_rule_stands_out():
+    assert "| accuracy | 0.870 | ≥ 0.900 | **failed** |" in render(accuracy=0.9)
+
+
+def test_synthetic_data_are_called_so_first():
+    text = render(data={**DATA, "synthetic": True})
+    assert text.index("synthetic images only") < text.index("## Gate")
+    assert "patient identifiers" not in text
+
+
+@pytest.mark.parametrize("missing", ["metrics", "data", "validation", "split"])
+def test_what_is_missing_is_said(missing):
+    assert card.MISSING in render(**{missing: {}})
+
+
+def test_names_cannot_break_a_table():
+    text = render(data={**DATA, "name": "a|b\n<script>"})
+    assert "| a\\|b &lt;script> |" in text
+
+
+def test_a_description_keeps_whole_sections():
+    text = render()
+    full = card.describe(text, 100_000, "the rest is elsewhere")
+    assert full.replace("&emsp;|", " |") == text
+    short = card.describe(text, 2500, "the rest is elsewhere")
+    assert len(short) <= 2500
+    assert short.endswith("\n\nthe rest is elsewhere\n")
+    assert full.startswith(short.removesuffix("\n\nthe rest is elsewhere\n"))
+    assert "## Gate" in short
+
+
+def test_a_limit_below_the_title_is_refused():
+    with pytest.raises(ValueError, match="10 characters"):
+        card.describe(render(), 10, "more")

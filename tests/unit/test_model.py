@@ -1,0 +1,167 @@
+"""The network: one graph cut in two changes no prediction; saved twice it gives the same bytes; bad weights are refused."""
+
+import h5py
+import numpy as np
+import pytest
+
+from busi import model as network
+from busi.layout import CLASSES
+from pipeline import weights as fetched
+
+SIZE = 32  # the smallest the network takes; what is tested does not depend on it
+
+
+@pytest.fixture(scope="module")
+def whole():
+    network.seed_everything(3)
+    return network.build_model(SIZE, dropout=0.5, weights=None)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def predicted(model, batch):
+    # Eagerly: `network.predict` compiles first, which costs more than five images are worth
+    return np.asarray(model(batch.astype(np.float32), training=False))
+
+
+def test_predict_gives_what_the_model_gives(whole, pixels):
+    batches = list(network.predict(whole, [pixels[:3], pixels[3:]]))
+    assert [batch.shape for batch in batches] == [(3, 3), (2, 3)]
+    np.testing.assert_allclose(np.concatenate(batches), predicted(whole, pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("boundary", network.BOUNDARIES)
+def test_tail_on_stored_features_equals_the_model_on_the_image(whole, pixels, boundary):
+    prefix, tail = network.cut(whole, boundary)
+    stored = predicted(prefix, pixels).astype(np.float16)
+    expected = predicted(whole, pixels)
+    assert expected.shape == (5, len(CLASSES))
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(predicted(tail, stored.astype(np.float32)), expected, atol=2e-4)
+
+
+def test_input_boundary_stores_the_pixels_themselves(whole, pixels):
+    prefix, tail = network.cut(whole, "input")
+    np.testing.assert_array_equal(predicted(prefix, pixels), pixels)
+    assert tail is whole
+
+
+def test_training_the_tail_leaves_the_prefix_alone_and_changes_the_whole(whole, pixels):
+    prefix, tail = network.cut(whole, "pool4_pool")
+    features, before = predicted(prefix, pixels), predicted(whole, pixels)
+    kernel = tail.get_layer("conv5_block1_1_conv")
+    original = kernel.get_weights()
+    kernel.set_weights([2 * original[0] + 0.1])
+    try:
+        np.testing.assert_array_equal(predicted(prefix, pixels), features)
+        assert not np.allclose(predicted(whole, pixels), before)
+    finally:
+        kernel.set_weights(original)
+
+
+def test_cut_refuses_unknown_layers_and_layers_inside_a_block(whole):
+    with pytest.raises(ValueError, match="no layer 'pool9'"):
+        network.cut(whole, "pool9")
+    with pytest.raises(ValueError, match="inside a block"):
+        network.cut(whole, "conv4_block5_1_conv")
+    assert network.cut(whole, "conv4_block5_concat")[0].output_shape[-1] == 416
+
+
+def test_the_same_weights_save_to_the_same_bytes(whole, pixels, tmp_path, monkeypatch):
+    network.save_model(whole, tmp_path / "a.keras")
+    # Another day: Keras writes the date into the file
+    monkeypatch.setattr("keras.src.saving.saving_lib.datetime", _Tomorrow)
+    network.save_model(whole, tmp_path / "b.keras")
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.keras", "b.keras"))
+    assert first == second
+    assert len(first) < 35e6
+    np.testing.assert_array_equal(predicted(network.load_model(tmp_path / "a.keras"), pixels), predicted(whole, pixels))
+
+
+class _Tomorrow:
+    class datetime:  # noqa: N801
+        @staticmethod
+        def now():
+            import datetime
+
+            return datetime.datetime(2031, 2, 3, 4, 5, 6)
+
+
+def test_random_weights_follow_the_seed():
+    def first_kernel(seed):
+        network.seed_everything(seed)
+        return network.build_model(32, 0.0, None).get_layer("conv1_conv").get_weights()[0]
+
+    np.testing.assert_array_equal(first_kernel(1), first_kernel(1))
+    assert not np.array_equal(first_kernel(1), first_kernel(2))
+
+
+@pytest.fixture(scope="module")
+def weights_file(whole, tmp_path_factory):
+    import keras
+
+    backbone = keras.applications.DenseNet121(include_top=False, weights=None)
+    for layer in backbone.layers:
+        if layer.weights:
+            layer.set_weights([value + 0.01 for value in whole.get_layer(layer.name).get_weights()])
+    path = tmp_path_factory.mktemp("weights") / "made.weights.h5"
+    backbone.save_weights(path)
+    return path
+
+
+def test_weights_are_loaded_into_the_backbone(whole, weights_file):
+    loaded = network.build_model(SIZE, 0.5, weights_file)
+    for name in ("conv1_conv", "conv5_block16_2_conv"):
+        expected = whole.get_layer(name).get_weights()[0] + 0.01
+        np.testing.assert_allclose(loaded.get_layer(name).get_weights()[0], expected, rtol=1e-6)
+
+
+def test_bad_weights_are_refused_with_the_reason(whole, weights_file, tmp_path):
+    def refused(content, name="bad.weights.h5"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"weights file .*bad|weights file .*imagenet") as caught:
+            network.load_backbone_weights(whole, path)
+        return str(caught.value)
+
+    good = weights_file.read_bytes()
+    assert "not found" in _reason(whole, tmp_path / "absent.weights.h5")
+    assert "cannot be used" in refused(good[: len(good) // 2])
+    assert "cannot be used" in refused(b"not HDF5 at all")
+    assert "cannot be used" in refused(b"")
+    assert "md5" in refused(good, network.IMAGENET_FILE)
+    # Of another network: a layer is missing
+    other = tmp_path / "bad.other.weights.h5"
+    with h5py.File(other, "w") as file:
+        file.create_group("layers/dense").create_dataset("vars/0", data=np.zeros((2, 2)))
+    assert "cannot be used" in _reason(whole, other)
+    # Not finite
+    broken = tmp_path / "bad.nan.weights.h5"
+    broken.write_bytes(good)
+    with h5py.File(broken, "r+") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        file[names[0]][...] = np.nan
+    assert "not finite" in _reason(whole, broken)
+
+
+def _reason(model, path):
+    with pytest.raises(ValueError, match="weights file") as caught:
+        network.load_backbone_weights(model, path)
+    return str(caught.value)
+
+
+def test_the_fetched_file_is_the_one_the_model_checks():
+    assert (fetched.FILE.name, fetched.MD5) == (network.IMAGENET_FILE, network.IMAGENET_MD5)
+
+
+def test_a_model_file_that_carries_code_is_refused(tmp_path):
+    import keras
+
+    layer = keras.layers.Lambda(lambda x: x)
+    keras.Sequential([keras.Input((2,)), layer]).save(tmp_path / "code.keras")
+    with pytest.raises(ValueError, match="unsafe|Lambda|lambda"):
+        network.load_model(tmp_path / "code.keras")

@@ -1,0 +1,85 @@
+"""The strict reader: a wrong key is named, with what was received and what was expected."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.outputs import StageError
+from pipeline.params import read_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def values():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def reading(values, folder):
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return read_params(path)
+
+
+def test_the_committed_file_is_valid():
+    assert read_params(ROOT / "params.yaml").register_.gate.accuracy == 0.85
+
+
+def test_unknown_key_is_named(values, tmp_path):
+    values["train"]["learning_rte"] = 1
+    with pytest.raises(StageError, match=r"train\.learning_rte: unknown key"):
+        reading(values, tmp_path)
+
+
+def test_missing_key_is_named(values, tmp_path):
+    del values["split"]["seed"]
+    with pytest.raises(StageError, match=r"split\.seed: missing key"):
+        reading(values, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "wrong"),
+    [
+        ("train", "batch_size", "32"),
+        ("train", "batch_size", 0),
+        ("train", "patience", 2.5),
+        ("train", "dropout", 1.0),
+        ("featurize", "weights", None),
+        ("featurize", "image_size", 4),
+        ("split", "train", 1.2),
+        ("evaluate", "confidence", True),
+    ],
+)
+def test_wrong_type_or_range_is_named_with_what_was_received(values, tmp_path, section, key, wrong):
+    values[section][key] = wrong
+    with pytest.raises(StageError) as caught:
+        reading(values, tmp_path)
+    assert f"{section}.{key}" in str(caught.value)
+    assert repr(wrong) in str(caught.value)
+
+
+def test_every_problem_is_reported_at_once(values, tmp_path):
+    del values["split"]["seed"]
+    values["train"]["batch_size"] = "many"
+    with pytest.raises(StageError) as caught:
+        reading(values, tmp_path)
+    assert "split.seed" in str(caught.value)
+    assert "train.batch_size" in str(caught.value)
+
+
+def test_parts_must_add_up(values, tmp_path):
+    values["split"]["train"] = 0.5
+    with pytest.raises(StageError, match="must be 1, got 0.8"):
+        reading(values, tmp_path)
+
+
+def test_missing_file_and_bad_yaml(tmp_path):
+    with pytest.raises(StageError, match="not found"):
+        read_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1, 2")
+    with pytest.raises(StageError, match="not valid YAML"):
+        read_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("- just\n- a list\n")
+    with pytest.raises(StageError, match="not valid"):
+        read_params(tmp_path / "params.yaml")
