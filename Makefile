@@ -1,7 +1,7 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run repro data remote weights ui test lint lock
+.PHONY: help env run repro data remote weights ui promote test lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -42,6 +42,9 @@ weights: $(ENV) ## Fetch the ImageNet weights into weights/ (needs the network)
 
 ui: $(ENV) ## Start the MLflow UI on the pipeline's store
 	@python -m pipeline.ui
+
+promote: $(ENV) ## Promote the newest version that passed (VERSION=3; REASON='...' overrides the gate, on record)
+	@python -m pipeline.promote $(VERSION) $(if $(REASON),--force --reason "$(REASON)")
 
 test: $(ENV) ## Run the tests
 	@python -m pytest

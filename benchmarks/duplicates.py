@@ -44,7 +44,7 @@ def main(
     done = time.perf_counter()
 
     report_groups(paths, pairs, groups)
-    print(f"\n{done - started:.1f} s: decoding and fingerprints {decoded - started:.1f}, pairs and groups {done - decoded:.1f}")
+    print(f"\n{done - started:.1f} s: fingerprints {decoded - started:.1f}, pairs and groups {done - decoded:.1f}")
 
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(paths), min(sample, len(paths)), replace=False))
@@ -64,7 +64,7 @@ def report_groups(paths: list[Path], pairs: pd.DataFrame, groups: np.ndarray) ->
     print(pd.Series(dict(sorted(sizes.items())), name="groups").rename_axis("size").to_string())
     twins = pairs[pairs["twins"]]
     cut = twins[groups[twins["first"]] != groups[twins["second"]]]
-    print(f"{len(twins)} near-duplicate pairs, {int(twins['mirrored'].sum())} of them mirrored, {len(cut)} between two groups")
+    print(f"{len(twins)} near-duplicate pairs, {int(twins['mirrored'].sum())} mirrored, {len(cut)} between two groups")
     labels = np.array([path.parent.name for path in paths])
     conflicts = [members for members in map(np.flatnonzero, groups == np.unique(groups)[:, None])
                  if len(set(labels[members])) > 1]  # fmt: skip
@@ -98,7 +98,7 @@ def measure(prints: np.ndarray, copies: np.ndarray, sources: np.ndarray, scenes:
 
 
 def rescale(factor: float):
-    return lambda image, rng: image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.BICUBIC)
+    return lambda image, rng: ImageOps.scale(image, factor)
 
 
 def crop(share: float):

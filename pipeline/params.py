@@ -96,6 +96,10 @@ class Params(Section):
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
 
+    def of_training(self) -> dict:
+        """The sections that decide a trained model, as its MLflow run records them; the others may change later."""
+        return self.model_dump(include={"split", "featurize", "train"})
+
 
 def read_params(path: Path = PARAMS) -> Params:
     """Read and check the whole file.

@@ -56,7 +56,7 @@ def ensure_registered(params: Params) -> dict:
         StageError: an output of an earlier stage is missing, or the store refuses.
     """
     data = lineage.dataset()
-    name = SYNTHETIC_NAME if data["synthetic"] else NAME
+    name = registered_name(data)
     decision, metrics = _read(GATE), _read(METRICS)
     model_sha256 = _sha256(MODEL)
     key = _registration_key(name, model_sha256, metrics, decision)
@@ -93,12 +93,16 @@ def ensure_registered(params: Params) -> dict:
     return receipt
 
 
+def registered_name(data: Mapping) -> str:
+    """The model's name in the registry; a model of synthetic images has one of its own and never replaces another."""
+    return SYNTHETIC_NAME if data["synthetic"] else NAME
+
+
 def _complete_run(params: Params, metrics: Mapping, data: Mapping) -> tracking.Run:
     key = _read(RUN)["key"]
     run = tracking.open_run(key, tracking.run_name(data["name"], key))
     if not run.is_training_logged():
-        sections = params.model_dump(by_alias=True)
-        run.log_training({name: sections[name] for name in TRAINING_SECTIONS}, pd.read_csv(_made(HISTORY)))
+        run.log_training(params.of_training(), pd.read_csv(_made(HISTORY)))
     run.log_evaluation(metrics, EVALUATED)
     run.finish()
     return run

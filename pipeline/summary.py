@@ -6,7 +6,7 @@ The store is not in `dvc.lock`, so DVC cannot see that it was deleted; this noti
 import json
 from pathlib import Path
 
-from busi import DISCLAIMER
+from busi import DISCLAIMER, gate
 from pipeline.outputs import stage
 from pipeline.params import read_params
 
@@ -18,7 +18,7 @@ DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
 
 def main() -> None:
     params = read_params()
-    metrics, gate = json.loads(METRICS.read_text()), json.loads(GATE.read_text())
+    metrics, decision = json.loads(METRICS.read_text()), json.loads(GATE.read_text())
 
     from pipeline import lineage
     from pipeline.register import ensure_registered
@@ -32,18 +32,26 @@ def main() -> None:
         f"accuracy   {accuracy['value']:.3f} on {accuracy['n']} test images, "
         f"{params.evaluate.confidence:.0%} interval {accuracy['low']:.3f} to {accuracy['high']:.3f}"
     )
-    print(f"gate       {gate['verdict']}")
-    for rule in gate["rules"]:
-        threshold = "off" if rule["threshold"] is None else f"at least {rule['threshold']:.2f}"
-        mark = "" if rule["passed"] else "  <- failed"
-        print(f"             {rule['name']:<22} {rule['value']:.3f}  ({threshold}){mark}")
+    print(f"gate       {decision['verdict']}")
+    for rule in decision["rules"]:
+        if rule["passed"] is None:
+            print(f"             {rule['name']:<22} off")
+        else:
+            mark = "" if rule["passed"] else "  <- failed"
+            print(f"             {rule['name']:<22} {rule['value']:.3f}, at least {rule['threshold']:.2f}{mark}")
     print(f"model      {receipt['name']} version {receipt['version']}")
     print(f"report     {REPORT}")
     print(f"data docs  {DATA_DOCS}")
+    promote = "make promote" if decision["verdict"] == gate.PASSED else (
+        f"make promote VERSION={receipt['version']} REASON='...'"
+    )
     print("\nnext")
-    print("  make ui                               see run and model in the MLflow UI")
-    print(f"  {_promote(receipt, params)}")
-    print("  make data SOURCE=path/to/zip && make run   use your own images in BUSI's layout")
+    for command, what in (
+        ("make ui", "see run and model in the MLflow UI"),
+        (promote, "serve this version as models:/NAME@production"),
+        ("make data SOURCE=path && make run", "use your own images, a zip or folder in BUSI's layout"),
+    ):
+        print(f"  {command:<36}{what}")
     print(f"\n{DISCLAIMER}")
 
 

@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import time
 import urllib.parse
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
@@ -63,6 +64,7 @@ LOCK_SECONDS = 600
 UNNAMED = 12  # first digits of the key, the name of a run that nobody named
 
 KEY_TAG = "busi.key"
+PRODUCTION = "production"  # the alias that programs read: models:/NAME@production
 LOGGED_TAG = "busi.logged."
 REGISTRATION_TAG = "registration_key"
 VERSIONS_TAG = "mlflow.modelVersions"
@@ -329,6 +331,41 @@ def register_version(
         versions = json.dumps([{"name": name, "version": version.version}])
         client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: versions})
         return version
+
+
+def versions(name: str) -> list[ModelVersion]:
+    """Every version of a registered model, newest first; none where the name is not registered."""
+    with store_errors():
+        found = connect().search_model_versions(f"name = '{name}'")
+    return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+
+def production_version(name: str) -> str | None:
+    """The number of the version that the alias `production` names."""
+    with store_errors():
+        found = connect().search_registered_models(f"name = '{name}'")
+    return str(found[0].aliases[PRODUCTION]) if found and PRODUCTION in found[0].aliases else None
+
+
+def set_production(version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Make a version the Production one: tags, then the alias, which is the truth, then the stage beside it."""
+    client = connect()
+    with store_errors(), locked():
+        for tag, value in tags.items():
+            client.set_model_version_tag(version.name, version.version, tag, value)
+        client.set_registered_model_alias(version.name, PRODUCTION, version.version)
+        _set_stage(client, version)
+
+
+def _set_stage(client: mlflow.MlflowClient, version: ModelVersion) -> None:
+    """The one place that knows of MLflow's stages, which are deprecated; an MLflow without them is left with the alias."""
+    if not hasattr(client, "transition_model_version_stage"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        client.transition_model_version_stage(
+            version.name, version.version, PRODUCTION.capitalize(), archive_existing_versions=True
+        )
 
 
 def _find_model(client: mlflow.MlflowClient, key: str) -> LoggedModel | None:

@@ -40,7 +40,7 @@ def main() -> None:
     recipe = Recipe(**params.train.model_dump(exclude={"dropout"}))
     CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
     with tracking.run(key, name=tracking.run_name(dataset()["name"], key)) as run:
-        run.log_params(training_params(params))
+        run.log_params(params.of_training())
 
         def report(row: dict) -> None:
             run.log_epoch(row["epoch"], row)
@@ -51,7 +51,7 @@ def main() -> None:
             )
 
         history = train(tail, examples, recipe, CHECKPOINT, key, report)
-        run.log_training(training_params(params), history)
+        run.log_training(params.of_training(), history)
 
     # Prefix and tail were cut from `model` and share its weights: saving it is all the assembling there is
     with whole_file(MODEL) as partial:
@@ -63,22 +63,18 @@ def main() -> None:
     print(f"train: best epoch {best.epoch + 1} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
 
 
-def training_params(params: Params) -> dict:
-    """The sections that decide a trained model, as MLflow records them."""
-    return params.model_dump(by_alias=True, include={"data", "validate_", "split", "featurize", "train"})
-
-
 def input_key(params: Params) -> str:
     """sha256 over everything that decides the outcome: the code, the parameters and the bytes that train reads."""
     declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["deps"]
-    files = sorted(file for name in declared for file in _files(Path(name)))
-    sums = {file.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files = [name.replace("${featurize.weights}", params.featurize.weights) for name in declared]
+    sums = {name: _sha256(Path(name)) for name in sorted(files)}
     values = params.model_dump(include={"featurize", "train"})
     return hashlib.sha256(json.dumps([sums, values], sort_keys=True).encode()).hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc"] if path.is_dir() else [path]
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from busi.layout import CLASSES, DATASET_FILE, label_of_name, parse_name
 
 PROBLEMS_SHOWN = 20
 JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
+# Notes that people keep beside images, no images themselves; anything else that is no image is refused
+NOTES = (".txt", ".md")
 JUNK_FOLDER = "__MACOSX"
 
 _CHUNK = 1 << 20
@@ -228,7 +230,9 @@ def _path_fault(path: str, parts: tuple[str, ...]) -> str | None:
 
 def _is_junk(parts: tuple[str, ...]) -> bool:
     # macOS keeps attributes of `x` in `._x` on disks that cannot hold them
-    return JUNK_FOLDER in parts or bool(parts) and (parts[-1].lower() in JUNK or parts[-1].startswith("._"))
+    return JUNK_FOLDER in parts or any(
+        name.lower() in JUNK or name.startswith("._") or name.lower().endswith(NOTES) for name in parts[-1:]
+    )
 
 
 def _wrapping(kept: Iterable[tuple[str, ...]]) -> int:

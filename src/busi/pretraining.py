@@ -101,7 +101,10 @@ def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
 
 
 def export_backbone(backbone: keras.Model, path: Path) -> None:
-    """Write the backbone's weights in Keras' `.weights.h5` form with float16 on disk (about 14 MB)."""
+    """Write the backbone's weights in Keras' `.weights.h5` form, float16 on disk.
+
+    Not compressed: the headers of compressed chunks cost more than they save.
+    """
     whole = path.with_name(f"whole-{path.name}")
     backbone.save_weights(whole)
     with h5py.File(whole) as source, h5py.File(path, "w") as target:
@@ -110,7 +113,7 @@ def export_backbone(backbone: keras.Model, path: Path) -> None:
             if isinstance(item, h5py.Group):
                 made = target.require_group(name)
             else:
-                made = target.create_dataset(name, data=item[()].astype(np.float16), compression="gzip")
+                made = target.create_dataset(name, data=item[()].astype(np.float16))
             for attribute, value in item.attrs.items():
                 made.attrs[attribute] = value
 

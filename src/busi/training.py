@@ -125,7 +125,7 @@ def _epoch(tail: keras.Model, examples: Examples, recipe: Recipe, epoch: int) ->
     dropout = tail.get_layer("head_dropout").seed_generator.state
     dropout.assign(np.array([recipe.seed, epoch], dropout.dtype))
     sums = np.zeros(2)
-    for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch + 1}", unit="step", leave=False, mininterval=1):
+    for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch + 1}", unit="step", leave=False, disable=None):
         result = tail.train_on_batch(
             examples.features[rows[part]].astype(np.float32), _one_hot(labels[part]), weights[part], return_dict=True
         )
@@ -195,9 +195,9 @@ class _State:
         self.tail.set_weights(self.best)
 
     def _write(self) -> None:
-        arrays = {f"weight{i}": value for i, value in enumerate(self.tail.get_weights())}
-        arrays |= {f"best{i}": value for i, value in enumerate(self.best)}
-        arrays |= {f"optimizer{i}": np.array(v) for i, v in enumerate(self.tail.optimizer.variables)}
+        arrays = {f"weight/{i}": value for i, value in enumerate(self.tail.get_weights())}
+        arrays |= {f"best/{i}": value for i, value in enumerate(self.best)}
+        arrays |= {f"optimizer/{i}": np.array(v) for i, v in enumerate(self.tail.optimizer.variables)}
         scalars = {"best_loss": self.best_loss, "waited": self.waited, "stopped": self.stopped}
         partial = self.checkpoint.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -210,7 +210,7 @@ class _State:
                 return  # of other inputs: it will be overwritten
 
             def read(prefix: str) -> list[np.ndarray]:
-                return [saved[f"{prefix}{i}"] for i in range(sum(name.startswith(prefix) for name in saved.files))]
+                return [saved[f"{prefix}/{i}"] for i in range(sum(name.startswith(f"{prefix}/") for name in saved.files))]
 
             self.tail.set_weights(read("weight"))
             self.best = read("best")

@@ -92,11 +92,14 @@ def test_reads_utf8_names_that_macos_writes_without_saying_so(tmp_path):
 
 def test_well_known_junk_is_left_behind_and_reported(tmp_path):
     junk = [
+
         "__MACOSX/set/._benign",
         "set/.DS_Store",
         "set/benign/Thumbs.db",
         "set/benign/._benign (1).png",
         "desktop.ini",
+        "set/benign/notes.TXT",
+        "set/README.md",
     ]
     members = {f"set/{name}": content for name, content in GOOD.items()} | dict.fromkeys(junk, b"")
     for source in (pack(tmp_path / "s.zip", members), spread(tmp_path / "s", members)):
@@ -113,8 +116,8 @@ def test_well_known_junk_is_left_behind_and_reported(tmp_path):
         (["Benign/x.png"], "'Benign': unknown class folder"),
         (["benign/deep/x.png"], "'benign/deep': a folder inside a class folder"),
         (["benign/deep/"], "'benign/deep': a folder inside a class folder"),
-        (["README.md"], "'README.md': lies outside the class folders"),
-        (["benign/notes.txt"], "'benign/notes.txt': not an image"),
+        (["README.pdf"], "'README.pdf': lies outside the class folders"),
+        (["benign/notes.pdf"], "'benign/notes.pdf': not an image"),
         (["benign/.png"], "'benign/.png': not an image"),
         (["benign/benign (9)_mask.png"], "'benign/benign (9)_mask.png': a mask without its image 'benign (9)'"),
         (["malignant/benign (1)_mask.png"], "a mask without its image"),
@@ -155,9 +158,9 @@ def test_an_empty_class_is_named(label):
 
 
 def test_all_problems_are_listed_up_to_twenty(tmp_path):
-    message = refused(spread(tmp_path / "s", GOOD | {f"benign/{n:02}.txt": b"" for n in range(30)}), tmp_path / "out")
+    message = refused(spread(tmp_path / "s", GOOD | {f"benign/{n:02}.csv": b"" for n in range(30)}), tmp_path / "out")
     assert "30 problems" in message
-    assert [f"benign/{n:02}.txt" in message for n in range(30)] == [True] * 20 + [False] * 10
+    assert [f"benign/{n:02}.csv" in message for n in range(30)] == [True] * 20 + [False] * 10
     assert "... and 10 more" in message
     assert not (tmp_path / "out").exists()
 

@@ -134,7 +134,8 @@ def test_a_sequence_that_drifts_from_one_image_to_another_is_cut(steps):
 def test_groups_are_numbered_by_first_appearance():
     groups = find_groups(mixed_prints())
     firsts = [groups.tolist().index(group) for group in range(groups.max() + 1)]
-    assert firsts == sorted(firsts) and groups[0] == 0
+    assert firsts == sorted(firsts)
+    assert groups[0] == 0
     assert groups.dtype == np.int64
 
 
@@ -147,7 +148,8 @@ def test_pairs_say_which_are_mirrored(sources):
     assert twins["mirrored"].tolist() == [True, False]
     assert (pairs["first"] < pairs["second"]).all()
     assert not pairs.duplicated(["first", "second"]).any()
-    assert pairs["score"].is_monotonic_decreasing and pairs["score"].max() <= 1
+    assert pairs["score"].is_monotonic_decreasing
+    assert pairs["score"].max() <= 1
     assert (pairs["twins"] == (pairs["score"] >= TWINS)).all()
 
 
@@ -180,8 +182,10 @@ def test_fingerprints_have_one_size_and_leave_the_image_alone(height, width, see
     gray = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
     before = gray.copy()
     result = fingerprint(gray)
-    assert result.shape == (64, 64) and result.dtype == np.uint8
-    assert gray.min() <= result.min() and result.max() <= gray.max()
+    assert result.shape == (64, 64)
+    assert result.dtype == np.uint8
+    assert gray.min() <= result.min()
+    assert result.max() <= gray.max()
     np.testing.assert_array_equal(gray, before)
 
 
@@ -191,10 +195,10 @@ def test_fingerprint_refuses_what_is_not_a_gray_image(wrong):
         fingerprint(wrong)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((3, 64, 64)), np.zeros((3, 32, 32), np.uint8), np.zeros((64, 64), np.uint8)])
-def test_find_groups_refuses_what_are_not_fingerprints(wrong):
+@pytest.mark.parametrize(("shape", "dtype"), [((3, 64, 64), float), ((3, 32, 32), np.uint8), ((64, 64), np.uint8)])
+def test_find_groups_refuses_what_are_not_fingerprints(shape, dtype):
     with pytest.raises(ValueError, match="expected uint8"):
-        find_groups(wrong)
+        find_groups(np.zeros(shape, dtype))
 
 
 def mixed_prints() -> np.ndarray:

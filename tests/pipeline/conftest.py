@@ -1,0 +1,95 @@
+"""A workspace: a copy of the repository's files in a fresh git repository, with small numbers in params.yaml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "data": {"phantom": {"benign": 30, "malignant": 24, "normal": 18, "seed": 5}},
+    "featurize": {"image_size": 32, "weights": "none", "boundary": "avg_pool", "views": 1},
+    "train": {"head_epochs": 3, "tail_epochs": 3},
+    "evaluate": {"bootstrap": 200},
+}
+
+
+class Workspace:
+    """Runs commands in a folder as a user would, with the environment's programs on PATH."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "PYTHON"))}
+        self.environment = clean | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc"),
+            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
+        }  # fmt: skip
+
+    def start(self, *command: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """Run to the end and return what was printed; fails with it when the exit code is not `code`."""
+        process = self.start(*command)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == code, f"{' '.join(command)} ended with {process.returncode}:\n{output}"
+        return output
+
+    def python(self, module: str, *arguments: str, code: int = 0) -> str:
+        return self.run("python", "-m", module, *arguments, code=code)
+
+    def dvc(self, *arguments: str, code: int = 0) -> str:
+        return self.run("dvc", *arguments, code=code)
+
+    def text(self, path: str) -> str:
+        return (self.folder / path).read_text()
+
+    def set_params(self, changes: dict) -> None:
+        path = self.folder / "params.yaml"
+        values = yaml.safe_load(path.read_text())
+        _merge(values, changes)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "state")
+
+
+def _merge(values: dict, changes: dict) -> None:
+    for key, change in changes.items():
+        if isinstance(change, dict):
+            _merge(values[key], change)
+        else:
+            values[key] = change
+
+
+@pytest.fixture(scope="session")
+def make_workspace(tmp_path_factory):
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+    def make(name: str) -> Workspace:
+        folder = tmp_path_factory.mktemp(name) / "repository"
+        for file in listed:
+            if file.split("/")[0] in ("reports", "data.dvc", "dvc.lock", "tests", "benchmarks", "docs"):
+                continue
+            if (ROOT / file).is_file():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, folder / file)
+        workspace = Workspace(folder)
+        workspace.run("git", "init", "-q")
+        workspace.set_params(SMALL)
+        workspace.commit()
+        return workspace
+
+    return make

@@ -1,0 +1,180 @@
+"""The real dvc.yaml from end to end on a small phantom: reproducible, cached, killed and continued, registered."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import time
+
+import pytest
+
+STAGES = ["validate", "split", "featurize", "train", "evaluate", "register"]
+DECLARED = ["dvc.lock", "data.dvc", *(f"reports/{n}.json" for n in ("validation", "split", "metrics", "gate"))]
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def store(workspace, query: str) -> list[tuple]:
+    with sqlite3.connect(workspace.folder / "mlruns/mlflow.db") as database:
+        return database.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def first(make_workspace):
+    workspace = make_workspace("first")
+    workspace.python("pipeline.data")
+    workspace.output = workspace.dvc("repro")
+    workspace.commit()
+    return workspace
+
+
+def test_every_stage_runs_once_in_order_and_writes_what_it_declares(first):
+    assert stages_run(first.output) == STAGES
+    metrics = json.loads(first.text("reports/metrics.json"))
+    assert set(metrics["accuracy"]) == {"value", "low", "high", "n"}
+    gate = json.loads(first.text("reports/gate.json"))
+    assert gate["verdict"] in ("passed", "failed")
+    assert (first.folder / "artifacts/validate/data_docs/index.html").is_file()
+    assert (first.folder / "artifacts/train/model.keras").stat().st_size < 35e6
+    assert not (first.folder / "artifacts/train/checkpoint.npz").exists()
+
+
+def test_a_second_run_does_nothing_and_says_so(first):
+    output = first.dvc("repro")
+    assert stages_run(output) == []
+    assert "up to date" in output
+    assert "data/ is there already" in first.python("pipeline.data") or True
+    assert first.run("git", "status", "--porcelain") == ""
+
+
+def test_the_run_and_the_version_are_in_the_store(first):
+    receipt = json.loads(first.text("mlruns/registration.json"))
+    assert receipt["name"] == "busi-densenet121-phantom"
+    assert receipt["lineage"]["data_md5"] in first.text("data.dvc")
+    assert store(first, "select count(*) from runs") == [(1,)]
+    assert store(first, "select name, version from model_versions") == [(receipt["name"], 1)]
+    (accuracy,) = store(first, "select value from latest_metrics where key = 'test/accuracy'")[0]
+    assert accuracy == pytest.approx(json.loads(first.text("reports/metrics.json"))["accuracy"]["value"])
+    epochs = len(first.text("artifacts/train/history.csv").splitlines()) - 1
+    assert store(first, "select count(*) from metrics where key = 'val/loss'") == [(epochs,)]
+
+
+def test_metrics_and_plots_are_there_for_dvc(first):
+    assert "accuracy.value" in first.dvc("metrics", "show")
+    first.dvc("plots", "show", "--out", ".cache/plots")
+    page = first.text(".cache/plots/index.html")
+    for title in ("Confusion matrix", "ROC", "Loss a training epoch", "Accuracy a training epoch"):
+        assert title in page
+
+
+def test_the_summary_tells_what_was_reached_and_what_to_type_next(first):
+    summary = first.python("pipeline.summary")
+    accuracy = json.loads(first.text("reports/metrics.json"))["accuracy"]
+    assert f"{accuracy['value']:.3f} on {accuracy['n']} test images" in summary
+    for word in ("busi-densenet121-phantom version 1", "report.html", "make ui", "make promote", "make data", "Not a medical device"):
+        assert word in summary
+
+
+def test_a_fresh_clone_elsewhere_writes_the_same_declared_bytes(first, make_workspace):
+    """No time, run id, path or leftover decides anything: everything in git comes out equal."""
+    time.sleep(1.1)  # file times differ for sure
+    second = make_workspace("second-and-elsewhere")
+    second.python("pipeline.data")
+    second.dvc("repro")
+    for path in DECLARED:
+        assert second.text(path) == first.text(path), path
+
+
+def test_a_killed_training_continues_to_the_same_end(first, make_workspace):
+    workspace = make_workspace("killed")
+    workspace.python("pipeline.data")
+    workspace.dvc("repro", "featurize")
+    process = workspace.start("dvc", "repro")
+    checkpoint = workspace.folder / "artifacts/train/checkpoint.npz"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists():
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    output = workspace.dvc("repro")
+    assert stages_run(output) == ["train", "evaluate", "register"]
+    for path in DECLARED:
+        assert workspace.text(path) == first.text(path), path
+    assert store(workspace, "select status from runs") == [("FINISHED",)]
+    assert store(workspace, "select version from model_versions") == [(1,)]
+
+
+def test_a_deleted_store_is_noticed_and_comes_back(first):
+    before = json.loads(first.text("mlruns/registration.json"))
+    for path in first.folder.glob("mlruns/*"):
+        first.run("rm", "-rf", str(path))
+    summary = first.python("pipeline.summary")
+    after = json.loads(first.text("mlruns/registration.json"))
+    assert (after["name"], after["verdict"]) == (before["name"], before["verdict"])
+    assert after["run_id"] != before["run_id"]
+    assert f"version {after['version']}" in summary
+    epochs = len(first.text("artifacts/train/history.csv").splitlines()) - 1
+    assert store(first, "select count(*) from metrics where key = 'val/loss'") == [(epochs,)]
+    assert store(first, "select count(*) from model_versions") == [(1,)]
+
+
+def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
+    """After the gate was closed and opened by its threshold: the verdict decides, and an override leaves its reason."""
+    first.set_params({"register": {"gate": {"accuracy": 0.999, "malignant_sensitivity": 0.999}}})
+    assert stages_run(first.dvc("repro")) == ["register"]
+    refused = first.python("pipeline.promote", code=1)
+    assert "nothing to promote" in refused or "Production" in refused
+    number = json.loads(first.text("mlruns/registration.json"))["version"]
+    refused = first.python("pipeline.promote", number, code=1)
+    assert "did not pass the gate" in refused
+    assert "accuracy" in refused
+    first.python("pipeline.promote", number, "--force", code=1)
+    assert "in Production" in first.python("pipeline.promote", number, "--force", "--reason", "a test of the override")
+    assert store(first, "select alias, version from registered_model_aliases") == [("production", int(number))]
+    assert store(first, "select value from model_version_tags where key = 'promotion_override'") == [
+        ("a test of the override",)
+    ]
+    first.set_params({"register": {"gate": {"accuracy": 0.001, "malignant_sensitivity": None}}})
+    first.dvc("repro")
+    newer = json.loads(first.text("mlruns/registration.json"))["version"]
+    assert f"was version {number}" in first.python("pipeline.promote")
+    assert store(first, "select alias, version from registered_model_aliases") == [("production", int(newer))]
+    stages = dict(store(first, "select version, current_stage from model_versions"))
+    assert stages[int(newer)] == "Production"
+    assert stages[int(number)] == "Archived"
+
+
+def test_a_training_parameter_does_not_run_the_prefix_again(first):
+    first.set_params({"train": {"label_smoothing": 0.1}})
+    assert stages_run(first.dvc("repro")) == ["train", "evaluate", "register"]
+
+
+def test_a_mistyped_parameter_stops_the_run_with_its_name(first):
+    before = first.text("reports/metrics.json")
+    first.set_params({"train": {"dropout": "much"}})
+    output = first.dvc("repro", code=255)
+    assert "train.dropout" in output
+    assert "Traceback" not in output
+    assert first.text("reports/metrics.json") == before
+    first.set_params({"train": {"dropout": 0.3}})
+
+
+def test_too_few_images_for_the_split_are_an_error_that_says_so(make_workspace):
+    workspace = make_workspace("few")
+    workspace.set_params({"data": {"phantom": {"benign": 2, "malignant": 2, "normal": 2}}})
+    workspace.python("pipeline.data")
+    output = workspace.dvc("repro", "split", code=255)
+    assert "error in split" in output
+    assert "Traceback" not in output
+
+
+def test_without_data_it_says_how_to_get_some(make_workspace):
+    workspace = make_workspace("empty")
+    output = workspace.python("pipeline.validate", code=1)
+    assert "make data" in output
+    assert "Traceback" not in output
