@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 import zipfile
@@ -158,7 +159,8 @@ def predict(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterable[np.nd
 def save_model(model: keras.Model, path: Path) -> None:
     """Save in Keras' native format, so that the same weights give the same bytes.
 
-    Keras writes the date into the archive and into its metadata; both are replaced by constants here.
+    Keras writes the date into the archive and its metadata, and memory addresses as ids of shared objects into the
+    configuration; dates become constants here, and ids count from one.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         raw = Path(folder) / "raw.keras"
@@ -169,6 +171,8 @@ def save_model(model: keras.Model, path: Path) -> None:
                 if name == "metadata.json":
                     metadata = json.loads(content) | {"date_saved": "1980-01-01@00:00:00"}
                     content = json.dumps(metadata, sort_keys=True).encode()
+                elif name == "config.json":
+                    content = _number_shared_objects(content.decode()).encode()
                 target.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
         os.replace(Path(folder) / "model.keras", path)
 
@@ -176,3 +180,12 @@ def save_model(model: keras.Model, path: Path) -> None:
 def load_model(path: Path) -> keras.Model:
     """Load a model saved by `save_model`, in safe mode: a file that carries code is refused with a ValueError."""
     return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _number_shared_objects(config: str) -> str:
+    numbers: dict[str, int] = {}
+
+    def number(found: re.Match) -> str:
+        return f"{found[1]}{numbers.setdefault(found[2], len(numbers) + 1)}"
+
+    return re.sub(r'("shared_object_id": )(\d+)', number, config)

@@ -1,5 +1,8 @@
 """The network: one graph cut in two changes no prediction; saved twice it gives the same bytes; bad weights are refused."""
 
+import re
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
@@ -78,6 +81,10 @@ def test_the_same_weights_save_to_the_same_bytes(whole, pixels, tmp_path, monkey
     first, second = ((tmp_path / name).read_bytes() for name in ("a.keras", "b.keras"))
     assert first == second
     assert len(first) < 35e6
+    with zipfile.ZipFile(tmp_path / "a.keras") as saved:
+        ids = re.findall(r'"shared_object_id": (\d+)', saved.read("config.json").decode())
+    assert ids
+    assert max(map(int, ids)) <= len(ids), "memory addresses are left in the file"
     np.testing.assert_array_equal(predicted(network.load_model(tmp_path / "a.keras"), pixels), predicted(whole, pixels))
 
 
