@@ -76,7 +76,9 @@ def main(
         export_backbone(backbone, export)
         os.replace(export, partial)
     last = state["log"][-1]
-    print(f"pretrain: {steps * BATCH} phantoms, class accuracy of the last batches {last['accuracy']:.3f}; wrote {WEIGHTS}")
+    print(
+        f"pretrain: {steps * BATCH} phantoms, class accuracy of the last batches {last['accuracy']:.3f}; wrote {WEIGHTS}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     version: Annotated[int | None, typer.Argument(help="Left out: the newest version that passed the gate.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Promote although the gate rejected it; needs --reason.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote although the gate rejected it; needs --reason.")
+    ] = False,
     reason: Annotated[str, typer.Option(help="Why, kept as a tag of the version.")] = "",
 ) -> None:
     """Promote a version of the present data set's model to Production.

@@ -42,8 +42,10 @@ def main() -> None:
     print(f"model      {receipt['name']} version {receipt['version']}")
     print(f"report     {REPORT}")
     print(f"data docs  {DATA_DOCS}")
-    promote = "make promote" if decision["verdict"] == gate.PASSED else (
-        f"make promote VERSION={receipt['version']} REASON='...'"
+    promote = (
+        "make promote"
+        if decision["verdict"] == gate.PASSED
+        else (f"make promote VERSION={receipt['version']} REASON='...'")
     )
     print("\nnext")
     for command, what in (

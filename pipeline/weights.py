@@ -28,7 +28,9 @@ def main() -> None:
         )
     # A wrong hash is a ValueError; requests' errors are OSErrors
     except (ValueError, OSError) as error:
-        raise StageError(f"the ImageNet weights could not be fetched from {URL}; nothing was kept\n  {error}") from error
+        raise StageError(
+            f"the ImageNet weights could not be fetched from {URL}; nothing was kept\n  {error}"
+        ) from error
     print(f"weights: {FILE}\n  use them: set featurize.weights to {FILE.name} in params.yaml, then dvc repro")
 
 

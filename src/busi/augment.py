@@ -37,7 +37,9 @@ def augment(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     a, b, d, e = mirror * cos, mirror * sin, -sin, cos
     c = centre - a * (centre + shift[0]) - b * (centre + shift[1])
     f = centre - d * (centre + shift[0]) - e * (centre + shift[1])
-    moved = Image.fromarray(pixels[..., 0]).transform((side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR)
+    moved = Image.fromarray(pixels[..., 0]).transform(
+        (side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
+    )
     grey = np.asarray(moved, np.float32)
     contrast = 1 + generator.uniform(-MAX_CONTRAST, MAX_CONTRAST)
     gain = generator.uniform(-MAX_GAIN, MAX_GAIN)

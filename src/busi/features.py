@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from busi.augment import augment, view_generator
+from busi.backend import keras
 from busi.images import prepare, read_image
 from busi.model import predict
 

@@ -9,7 +9,6 @@ the graph both parts were cut from.
 Probabilities are in the order of `layout.CLASSES`.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,31 +16,13 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from busi.backend import keras, layers, tf
 from busi.layout import CLASSES
-
-
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Keep off the terminal what TensorFlow's C++ part says at import, before its own log levels take effect."""
-    with Path(os.devnull).open("w") as nowhere:
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-with _quiet_start():
-    import keras
-    import tensorflow as tf
-    from keras import layers
 
 # Statistics of ImageNet's training images in 0-1, as keras.applications' "torch" mode applies them to DenseNet
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

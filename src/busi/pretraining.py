@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import keras
 import numpy as np
-from keras import layers, ops
 from PIL import Image
 
+from busi.backend import keras, layers, ops
 from busi.layout import CLASSES
 from busi.model import IMAGENET_MEAN, IMAGENET_STD
 from busi.phantom import DESCRIPTORS, annotate, render
 
 # Value lists of the tasks; a normal phantom has no lesion and so no descriptors: its weight in those tasks is 0
-TASKS = {name: sorted({value for chances in table.values() for value in chances}) for name, table in DESCRIPTORS.items()}
+TASKS = {
+    name: sorted({value for chances in table.values() for value in chances}) for name, table in DESCRIPTORS.items()
+}
 MASK_STRIDE = 8
 MASK_WEIGHT = 4.0
 DESCRIPTOR_WEIGHT = 0.3

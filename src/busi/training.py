@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from busi.backend import keras
 from busi.layout import CLASSES
 
 HISTORY = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
@@ -56,7 +56,9 @@ def examples_from_rows(features: np.ndarray, rows: pd.DataFrame) -> Examples:
     train = rows[rows.part == "train"].pivot(index="path", columns="view", values="row").sort_index()
     val = rows[rows.part == "val"].sort_values("path")
     labels = rows.drop_duplicates("path").set_index("path").label.map(CLASSES.index)
-    return Examples(features, train.to_numpy(), labels[train.index].to_numpy(), val.row.to_numpy(), labels[val.path].to_numpy())
+    return Examples(
+        features, train.to_numpy(), labels[train.index].to_numpy(), val.row.to_numpy(), labels[val.path].to_numpy()
+    )
 
 
 def train(
@@ -77,7 +79,10 @@ def train(
         ValueError: the loss is not finite.
     """
     state = _State(tail, checkpoint, key)
-    phases = [("head", recipe.head_epochs, recipe.head_learning_rate), ("tail", recipe.tail_epochs, recipe.tail_learning_rate)]
+    phases = [
+        ("head", recipe.head_epochs, recipe.head_learning_rate),
+        ("tail", recipe.tail_epochs, recipe.tail_learning_rate),
+    ]
     first = 0
     for phase, epochs, peak in phases:
         if state.epoch >= first + epochs or state.stopped:
@@ -93,7 +98,9 @@ def train(
             val_loss, val_accuracy = _validate(tail, examples, recipe)
             row = dict(zip(HISTORY, [epoch, phase, loss, accuracy, val_loss, val_accuracy, rate], strict=True))
             if not (math.isfinite(loss) and math.isfinite(val_loss)):
-                raise ValueError(f"epoch {epoch}: loss {loss:g}, validation loss {val_loss:g}; lower train.{phase}_learning_rate")
+                raise ValueError(
+                    f"epoch {epoch}: loss {loss:g}, validation loss {val_loss:g}; lower train.{phase}_learning_rate"
+                )
             state.finish_epoch(row, recipe.patience)
             on_epoch(row)
             if state.stopped:
@@ -210,11 +217,17 @@ class _State:
                 return  # of other inputs: it will be overwritten
 
             def read(prefix: str) -> list[np.ndarray]:
-                return [saved[f"{prefix}/{i}"] for i in range(sum(name.startswith(f"{prefix}/") for name in saved.files))]
+                return [
+                    saved[f"{prefix}/{i}"] for i in range(sum(name.startswith(f"{prefix}/") for name in saved.files))
+                ]
 
             self.tail.set_weights(read("weight"))
             self.best = read("best")
             self._optimizer = read("optimizer")
             self._phase = str(saved["phase"])
             self.history = json.loads(str(saved["history"]))
-            self.best_loss, self.waited, self.stopped = float(saved["best_loss"]), int(saved["waited"]), bool(saved["stopped"])
+            self.best_loss, self.waited, self.stopped = (
+                float(saved["best_loss"]),
+                int(saved["waited"]),
+                bool(saved["stopped"]),
+            )

@@ -23,7 +23,9 @@ class Workspace:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "PYTHON"))}
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "PYTHON"))
+        }
         self.environment = clean | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc"),

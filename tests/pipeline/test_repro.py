@@ -74,7 +74,14 @@ def test_the_summary_tells_what_was_reached_and_what_to_type_next(first):
     summary = first.python("pipeline.summary")
     accuracy = json.loads(first.text("reports/metrics.json"))["accuracy"]
     assert f"{accuracy['value']:.3f} on {accuracy['n']} test images" in summary
-    for word in ("busi-densenet121-phantom version 1", "report.html", "make ui", "make promote", "make data", "Not a medical device"):
+    for word in (
+        "busi-densenet121-phantom version 1",
+        "report.html",
+        "make ui",
+        "make promote",
+        "make data",
+        "Not a medical device",
+    ):
         assert word in summary
 
 

@@ -92,7 +92,6 @@ def test_reads_utf8_names_that_macos_writes_without_saying_so(tmp_path):
 
 def test_well_known_junk_is_left_behind_and_reported(tmp_path):
     junk = [
-
         "__MACOSX/set/._benign",
         "set/.DS_Store",
         "set/benign/Thumbs.db",

@@ -74,11 +74,15 @@ def test_files_that_the_code_reads_by_name_are_declared(stage):
     named = {
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        and node.value.startswith(("artifacts/", "reports/")) and " " not in node.value
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith(("artifacts/", "reports/"))
+        and " " not in node.value
     }
     for path in named - undeclared:
-        assert any(path == known or known.startswith(path + "/") or path.startswith(known + "/") for known in listed), path
+        assert any(path == known or known.startswith(path + "/") or path.startswith(known + "/") for known in listed), (
+            path
+        )
 
 
 def sections_read(file: Path) -> set[str]:

@@ -103,7 +103,9 @@ def test_the_head_phase_leaves_the_rest_of_the_tail_alone(examples, tmp_path):
     tail, before = small_tail(), small_tail()
     train(tail, examples, recipe, tmp_path / "c.npz", "k", lambda row: None)
     for name in ("conv5_conv", "bn"):
-        for value, original in zip(tail.get_layer(name).get_weights(), before.get_layer(name).get_weights(), strict=True):
+        for value, original in zip(
+            tail.get_layer(name).get_weights(), before.get_layer(name).get_weights(), strict=True
+        ):
             np.testing.assert_array_equal(value, original)
     assert not np.array_equal(tail.get_layer("head").get_weights()[0], before.get_layer("head").get_weights()[0])
 
