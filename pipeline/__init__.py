@@ -30,8 +30,11 @@ _ENVIRONMENT = {
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-if importlib.util.find_spec("pydantic") is None:
+_missing = [
+    name for name in ("great_expectations", "mlflow", "pydantic", "tensorflow") if not importlib.util.find_spec(name)
+]
+if _missing:
     sys.exit(
-        f"error: {sys.executable} lacks the project's packages\n"
+        f"error: {sys.executable} lacks the project's packages ({', '.join(_missing)})\n"
         "  run `make env` once, then `. .venv/bin/activate`, and repeat the command"
     )

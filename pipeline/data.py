@@ -16,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
+from tqdm import tqdm
 
 from busi import archive
 from busi.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS
@@ -242,6 +244,7 @@ def _collect(source: str, folder: Path) -> tuple[dict, tuple[str, ...], list[str
     if not path.exists():
         raise StageError(f"{source!r} is not there\n  SOURCE is phantom, busi, kaggle, or a path to a zip or folder")
     taken = archive.collect(path.resolve(), folder)
+    _require_readable(folder)
     description = taken.description or _describe_local(path.resolve())
     return description | {"counts": taken.counts, "masks": taken.masks}, taken.ignored, []
 
@@ -255,6 +258,7 @@ def _generate(folder: Path) -> dict:
 
 def _take_busi(path: Path, where: str, folder: Path) -> tuple[dict, tuple[str, ...], list[str]]:
     taken = archive.collect(path, folder)
+    _require_readable(folder)
     description = {
         "name": "busi",
         "synthetic": False,
@@ -265,6 +269,34 @@ def _take_busi(path: Path, where: str, folder: Path) -> tuple[dict, tuple[str, .
     }
     notes = [] if taken.counts == PUBLISHED_COUNTS else [f"BUSI as published has {PUBLISHED_COUNTS}"]
     return description, taken.ignored, notes
+
+
+def _require_readable(folder: Path) -> None:
+    """Decode every file, so that no set with a damaged image takes the place of a good one.
+
+    Raises:
+        StageError: names the files that cannot be read, with the reason for each.
+    """
+    from busi.images import read_image
+
+    def fault(name: str) -> str | None:
+        try:
+            read_image(folder / name, name)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    names = sorted(file.relative_to(folder).as_posix() for label in CLASSES for file in (folder / label).iterdir())
+    with ThreadPoolExecutor() as pool:
+        checked = tqdm(pool.map(fault, names), total=len(names), desc="decode", unit="file", mininterval=1)
+        faults = [found for found in checked if found]
+    if faults:
+        more = [f"and {len(faults) - LINES_SHOWN} more"] if len(faults) > LINES_SHOWN else []
+        raise StageError(
+            f"{len(faults)} of {len(names)} files are no images that can be read\n  "
+            + "\n  ".join(faults[:LINES_SHOWN] + more)
+            + "\n  mend or remove them (a mask with its image), and repeat"
+        )
 
 
 def _describe_local(path: Path) -> dict:

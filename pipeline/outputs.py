@@ -29,7 +29,10 @@ def stage(name: str) -> Iterator[None]:
     except (StageError, ValueError, OSError) as error:
         if os.environ.get("BUSI_TRACEBACK"):
             raise
-        print(f"\nerror in {name}: {error}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, FileNotFoundError) and error.filename:
+            text = f"{error.filename} not found\n  the stages before write it: dvc repro"
+        print(f"\nerror in {name}: {text}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -4,7 +4,7 @@ Each class below is one section; a stage gets its own section and cannot see ano
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,7 @@ PARAMS = Path("params.yaml")
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -26,7 +27,7 @@ class Phantom(Section):
     benign: Count
     malignant: Count
     normal: Count
-    seed: int
+    seed: Seed
 
 
 class Data(Section):
@@ -37,12 +38,18 @@ class Validate(Section):
     min_side: Count
     max_side: Count
 
+    @model_validator(mode="after")
+    def sides_are_in_order(self):
+        if self.min_side > self.max_side:
+            raise ValueError(f"min_side {self.min_side} is larger than max_side {self.max_side}")
+        return self
+
 
 class Split(Section):
     train: Fraction
     val: Fraction
     test: Fraction
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def parts_make_one(self):
@@ -56,7 +63,7 @@ class Featurize(Section):
     weights: str
     boundary: str
     views: Annotated[int, Field(ge=0)]
-    seed: int
+    seed: Seed
 
 
 class Train(Section):
@@ -69,18 +76,30 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     patience: Count
-    seed: int
+    seed: Seed
+
+    @model_validator(mode="after")
+    def something_is_trained(self):
+        if self.head_epochs + self.tail_epochs == 0:
+            raise ValueError("head_epochs and tail_epochs are both 0, so nothing would be trained")
+        return self
 
 
 class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Fraction
-    seed: int
+    seed: Seed
 
 
 class Gate(Section):
     accuracy: Fraction | None
     malignant_sensitivity: Fraction | None
+
+    @model_validator(mode="after")
+    def a_rule_is_on(self):
+        if self.accuracy is None and self.malignant_sensitivity is None:
+            raise ValueError("every rule is off (null), so nothing would be decided; give one a threshold")
+        return self
 
 
 class Register(Section):

@@ -77,7 +77,8 @@ def main(
         os.replace(export, partial)
     last = state["log"][-1]
     print(
-        f"pretrain: {steps * BATCH} phantoms, class accuracy of the last batches {last['accuracy']:.3f}; wrote {WEIGHTS}"
+        f"pretrain: {steps * BATCH} phantoms, class accuracy of the last batches {last['accuracy']:.3f}; "
+        f"wrote {WEIGHTS}"
     )
 
 

@@ -358,7 +358,7 @@ def set_production(version: ModelVersion, tags: Mapping[str, str]) -> None:
 
 
 def _set_stage(client: mlflow.MlflowClient, version: ModelVersion) -> None:
-    """The one place that knows of MLflow's stages, which are deprecated; an MLflow without them is left with the alias."""
+    """The one place that knows of MLflow's deprecated stages; where they are gone, the alias alone remains."""
     if not hasattr(client, "transition_model_version_stage"):
         return
     with warnings.catch_warnings():

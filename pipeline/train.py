@@ -45,7 +45,7 @@ def main() -> None:
         def report(row: dict) -> None:
             run.log_epoch(row["epoch"], row)
             print(
-                f"epoch {row['epoch'] + 1:>3} {row['phase']}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.3f}  "
+                f"epoch {row['epoch']:>3} {row['phase']}  loss {row['loss']:.3f}  accuracy {row['accuracy']:.3f}  "
                 f"val_loss {row['val_loss']:.3f}  val_accuracy {row['val_accuracy']:.3f}",
                 flush=True,
             )
@@ -60,7 +60,7 @@ def main() -> None:
     best = history.loc[history.val_loss.idxmin()]
     write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch)})
     CHECKPOINT.unlink()
-    print(f"train: best epoch {best.epoch + 1} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
+    print(f"train: best epoch {best.epoch} of 0 to {len(history) - 1}, val_accuracy {best.val_accuracy:.3f}")
 
 
 def input_key(params: Params) -> str:

@@ -95,7 +95,7 @@ def build_pretrainer() -> tuple[keras.Model, keras.Model]:
 
 
 def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
-    losses = {name: "sparse_categorical_crossentropy" for name in ("class", *TASKS)} | {"mask": _mask_loss}
+    losses = dict.fromkeys(("class", *TASKS), "sparse_categorical_crossentropy") | {"mask": _mask_loss}
     weights = {"class": 1.0, "mask": MASK_WEIGHT} | dict.fromkeys(TASKS, DESCRIPTOR_WEIGHT)
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
     model.compile(optimizer, losses, loss_weights=weights, weighted_metrics={"class": ["accuracy"]})

@@ -132,7 +132,7 @@ def _epoch(tail: keras.Model, examples: Examples, recipe: Recipe, epoch: int) ->
     dropout = tail.get_layer("head_dropout").seed_generator.state
     dropout.assign(np.array([recipe.seed, epoch], dropout.dtype))
     sums = np.zeros(2)
-    for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch + 1}", unit="step", leave=False, disable=None):
+    for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
         result = tail.train_on_batch(
             examples.features[rows[part]].astype(np.float32), _one_hot(labels[part]), weights[part], return_dict=True
         )

@@ -4,6 +4,7 @@ import errno
 import gc
 import hashlib
 import http.server
+import io
 import json
 import os
 import shutil
@@ -16,13 +17,25 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from pipeline import ROOT
 from pipeline import data as command
 
+
+def picture(text: str) -> bytes:
+    """A small PNG that carries `text`, so that each one differs."""
+    note = PngInfo()
+    note.add_text("name", text)
+    file = io.BytesIO()
+    Image.new("L", (8, 6), 90).save(file, "PNG", pnginfo=note)
+    return file.getvalue()
+
+
 SET = {
-    f"{label}/{label} ({n}){mask}.png": f"{label}{n}{mask}".encode()
+    f"{label}/{label} ({n}){mask}.png": picture(f"{label}{n}{mask}")
     for label in ("benign", "malignant", "normal")
     for n in (1, 2)
     for mask in ("", "_mask")
@@ -127,7 +140,7 @@ def fail_dvc_add(monkeypatch, outcome):
 
 def test_a_zip_becomes_the_next_version(filled):
     members = {f"Dataset_BUSI_with_GT/{n}": c for n, c in SET.items()} | {"__MACOSX/._x": b"", ".DS_Store": b""}
-    members |= {"Dataset_BUSI_with_GT/benign/ä ö (1).png": b"x"}
+    members |= {"Dataset_BUSI_with_GT/benign/ä ö (1).png": picture("x")}
     before = command.read_version()
     output = run(str(pack(filled / "my set.zip", members)))
     assert description() == {
@@ -211,6 +224,10 @@ def damaged(folder: Path, kind: str) -> str:
     if kind == "named phantom":
         return str(spread(folder / "phantom", SET))
     source = pack(folder / "s.zip", SET | ({"../evil.png": b""} if kind == "leads out" else {}))
+    if kind == "undecodable":
+        return str(
+            spread(folder / "s", SET | {"benign/benign (2).png": picture("cut")[:-40], "normal/normal (2).png": b""})
+        )
     if kind == "truncated":
         source.write_bytes(source.read_bytes()[:-30])
     if kind == "corrupt":
@@ -225,6 +242,7 @@ def damaged(folder: Path, kind: str) -> str:
         ("no class", "'normal': no image of this class"),
         ("named phantom", "no dataset.json to say what it is"),
         ("leads out", "'../evil.png'"),
+        ("undecodable", "benign/benign (2).png"),
         ("truncated", "not a zip, or a damaged one"),
         ("corrupt", "Bad CRC-32 for file 'normal/normal (2).png'"),
     ],
@@ -241,7 +259,7 @@ def test_bad_input_changes_nothing(filled, kind, said):
 @pytest.mark.parametrize("failure", ["dvc fails", "dvc writes, then fails", "interrupted", "disk full"])
 def test_a_failure_after_the_swap_is_undone(request, monkeypatch, there, exchange, failure):
     place = request.getfixturevalue(there)
-    source = spread(place / "new", SET | {"benign/benign (3).png": b"x"})
+    source = spread(place / "new", SET | {"benign/benign (3).png": picture("x")})
     before = state()
     if not exchange:
         monkeypatch.setattr(command, "_exchange", lambda one, other: False)
@@ -290,7 +308,7 @@ def test_a_full_disk_while_copying_changes_nothing(filled, monkeypatch):
 )
 def test_the_next_start_undoes_what_a_kill_left(request, there, exchange, when):
     place = request.getfixturevalue(there)
-    source = spread(place / "new", SET | {"benign/benign (3).png": b"x"})
+    source = spread(place / "new", SET | {"benign/benign (3).png": picture("x")})
     before = state()
     program = f"""
 import os, subprocess, sys
@@ -320,7 +338,7 @@ command.bring_in({str(source)!r})
 
 @pytest.mark.parametrize("there", ["filled", "empty"])
 def test_undo_needs_no_space_and_may_be_cut_off(request, monkeypatch, there):
-    source = spread(request.getfixturevalue(there) / "new", SET | {"benign/benign (3).png": b"x"})
+    source = spread(request.getfixturevalue(there) / "new", SET | {"benign/benign (3).png": picture("x")})
     before = state()
     fail_dvc_add(monkeypatch, KeyboardInterrupt())
     unlink = Path.unlink
@@ -497,7 +515,7 @@ def test_half_a_checkout_does_not_pass_for_a_set(filled, monkeypatch, interrupte
 
     def dvc(*arguments):
         if arguments[0] == "checkout":
-            spread(Path("data"), {"benign/benign (1).png": b"x"})
+            spread(Path("data"), {"benign/benign (1).png": picture("x")})
             if interrupted:
                 raise KeyboardInterrupt
         return subprocess.CompletedProcess(arguments, int(arguments[0] == "checkout"), "", "")

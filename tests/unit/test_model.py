@@ -89,7 +89,7 @@ def test_the_same_weights_save_to_the_same_bytes(whole, pixels, tmp_path, monkey
 
 
 class _Tomorrow:
-    class datetime:  # noqa: N801
+    class datetime:
         @staticmethod
         def now():
             import datetime

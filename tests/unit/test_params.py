@@ -70,7 +70,7 @@ def test_every_problem_is_reported_at_once(values, tmp_path):
 
 def test_parts_must_add_up(values, tmp_path):
     values["split"]["train"] = 0.5
-    with pytest.raises(StageError, match="must be 1, got 0.8"):
+    with pytest.raises(StageError, match=r"must be 1, got 0\.8"):
         reading(values, tmp_path)
 
 
@@ -83,3 +83,20 @@ def test_missing_file_and_bad_yaml(tmp_path):
     (tmp_path / "params.yaml").write_text("- just\n- a list\n")
     with pytest.raises(StageError, match="not valid"):
         read_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"validate": {"min_side": 500, "max_side": 100}}, "min_side 500 is larger than max_side 100"),
+        ({"train": {"head_epochs": 0, "tail_epochs": 0}}, "nothing would be trained"),
+        ({"register": {"gate": {"accuracy": None, "malignant_sensitivity": None}}}, "nothing would be decided"),
+        ({"split": {"seed": -1}}, "split.seed"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused_before_anything_runs(values, tmp_path, changes, says):
+    for section, change in changes.items():
+        values[section] |= change
+    with pytest.raises(StageError) as caught:
+        reading(values, tmp_path)
+    assert says in str(caught.value)

@@ -33,7 +33,7 @@ def make_manifest(sizes: dict[str, list[int]], conflicts: int = 0, repeats: int 
 small_groups = st.lists(st.integers(1, 4), min_size=3, max_size=30)
 manifests = st.builds(
     make_manifest,
-    st.fixed_dictionaries({label: small_groups for label in CLASSES}),
+    st.fixed_dictionaries(dict.fromkeys(CLASSES, small_groups)),
     conflicts=st.integers(0, 5),
     seed=st.integers(0, 2**16),
 )
