@@ -62,7 +62,7 @@ def test_declared_code_is_what_the_stage_imports(stage):
 def test_files_that_the_code_reads_by_name_are_declared(stage):
     """Each data, artifacts or reports path in a stage's entry module is a dep or an output (or named as neither)."""
     body = STAGES[stage]
-    listed = [dep for dep in body["deps"]]
+    listed = list(body["deps"])
     for kind in ("outs", "metrics", "plots"):
         listed += [out if isinstance(out, str) else next(iter(out)) for out in body.get(kind, [])]
     undeclared = {
@@ -86,7 +86,7 @@ def test_files_that_the_code_reads_by_name_are_declared(stage):
 
 
 def sections_read(file: Path) -> set[str]:
-    """The sections of params.yaml that a module takes: `params.split`, `read_params().split`, `params.of_training()`."""
+    """The sections of params.yaml that a module takes, as `params.split` or `read_params().split`."""
     sections = {"data", "validate_", "split", "featurize", "train", "evaluate", "register_"}
     read = set()
     for node in ast.walk(ast.parse(file.read_text())):

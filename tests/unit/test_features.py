@@ -1,4 +1,4 @@
-"""The frozen-prefix cache: row for row what the prefix gives for that view; augmentation is seeded an image at a time."""
+"""The frozen-prefix cache: row for row what the prefix gives for that view; each view has its own seed."""
 
 import keras
 import numpy as np

@@ -102,7 +102,7 @@ def test_refused(data, reason, tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="none.png: cannot be opened"):
+    with pytest.raises(ValueError, match=r"none\.png: cannot be opened"):
         read_image(tmp_path / "none.png")
 
 

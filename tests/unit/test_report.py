@@ -75,7 +75,7 @@ def arguments(right: float = 0.8) -> dict:
 class Reader(html.parser.HTMLParser):
     """Collects text and addresses; fails on a tag that is closed out of turn."""
 
-    VOID = {"meta", "img", "br"}
+    VOID = frozenset({"meta", "img", "br"})
 
     def __init__(self, page: str):
         super().__init__()
