@@ -13,7 +13,7 @@ import typer
 from tqdm import tqdm
 
 from pipeline import CACHE
-from pipeline.outputs import stage, whole_file
+from pipeline.outputs import stage, whole_file, write_json
 
 WEIGHTS = Path("weights/ultrasound.weights.h5")
 FOLDER = CACHE / "pretrain"
@@ -27,7 +27,7 @@ REPORT_EVERY = 25
 
 
 def main(
-    steps: int = typer.Option(1600, help=f"Optimiser steps in all, {BATCH} new phantoms each."),
+    steps: int = typer.Option(850, help=f"Optimiser steps in all, {BATCH} new phantoms each."),
     learning_rate: float = typer.Option(1e-3, help="Peak of the schedule: linear warm-up, then cosine to zero."),
     seed: int = typer.Option(6, help="Of the sequence of phantoms and of the initial weights."),
     workers: int = typer.Option(1, help="Processes that render phantoms."),
@@ -68,7 +68,7 @@ def main(
                     partial = FOLDER / "partial.weights.h5"
                     model.save_weights(partial)
                     os.replace(partial, checkpoint)
-                    progress_file.write_text(json.dumps(state))
+                    write_json(progress_file, state)
             batches.close()
 
     with whole_file(WEIGHTS) as partial:
