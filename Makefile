@@ -21,7 +21,8 @@ $(ENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
 	@echo "installing the environment into .venv (about 1.5 minutes, 3 GB)"
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock \
+	  | awk '/^Collecting/ {printf "\r  %d packages", ++n} /^Installing/ {printf ", unpacking"} {fflush()} END {print ""}'
 	@touch $@
 
 run: $(ENV) ## Data (the embedded set when there is none), all stages, and a closing summary

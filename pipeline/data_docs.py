@@ -48,6 +48,13 @@ _TAG = re.compile(
 _ICON = re.compile(r'href="[^"]*/static/images/favicon\.ico"')
 _LOGO = re.compile(r"https?://[^\"']*/(logo-long\.png)[^\"']*")
 _STYLE_URL = re.compile(r"url\((['\"]?)https?://[^)]*\)")
+# Great Expectations breaks the words of its table of contents anywhere, lets the heads of its tables of rows run
+# together ("Countpath"), and names a data asset that an ephemeral context does not have.
+_CONTENTS_STYLE = "word-break: break-all;overflow-wrap: normal;"
+_OWN_STYLE = (
+    "<style>table table th { padding: .3rem !important; } .ge-navigation-sidebar-link { font-size: .8rem; }</style>"
+)
+_NO_ASSET = " Data asset: None<br>"
 _FOOTER = re.compile(r"<footer>.*?</footer>", re.DOTALL)
 _KEPT = ("favicon.ico", "logo-long.png")
 
@@ -148,6 +155,8 @@ def _open_from_disk(site: Path) -> None:
         text = _LOGO.sub(rf"{base}/\1", text)
         text = _ICON.sub(f'href="{base}/favicon.ico"', text)
         text = _STYLE_URL.sub("none", text)
+        text = text.replace(_CONTENTS_STYLE, "overflow-wrap: anywhere;").replace(_NO_ASSET, "")
+        text = text.replace("</head>", f"{_OWN_STYLE}</head>", 1)
         page.write_text(_FOOTER.sub("", text), encoding="utf-8")
 
 

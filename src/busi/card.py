@@ -4,6 +4,7 @@ Follows Mitchell et al., Model Cards for Model Reporting (FAT* 2019), as far as 
 comes from the tables the stages write; a value they lack reads "not recorded".
 """
 
+import re
 from collections.abc import Mapping
 
 import jinja2
@@ -131,6 +132,8 @@ images into training.
 - Network: Huang G, Liu Z, van der Maaten L, Weinberger K. Densely connected convolutional networks. CVPR 2017.
 """
 
+_TABLE_END = re.compile(r"^(\|.*)\n\n", re.MULTILINE)
+
 _TITLES = {
     "accuracy": "accuracy",
     "accuracy_wilson": "accuracy, Wilson interval",
@@ -190,14 +193,15 @@ def render(
 def describe(card: str, limit: int, rest: str) -> str:
     """A card as a registry's description: at most `limit` characters, its tables spaced.
 
-    MLflow's page draws tables without padding, so that neighbouring cells read as one word; an em space ends each.
+    MLflow's page draws tables without padding, so that neighbouring cells read as one word, and what follows a table
+    sticks to it: an em space ends each cell, an empty paragraph each table.
     What does not fit is left out by whole `##` sections from the end, and `rest` then says where they are.
 
     Raises:
         ValueError: not even the title and `rest` fit.
     """
     lines = [_spaced(line) for line in card.split("\n")]
-    card = "\n".join(lines)
+    card = _TABLE_END.sub(r"\1\n\n&nbsp;\n\n", "\n".join(lines))
     if len(card) <= limit:
         return card
     sections = card.split("\n## ")

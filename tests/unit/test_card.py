@@ -90,7 +90,8 @@ def test_names_cannot_break_a_table():
 def test_a_description_keeps_whole_sections():
     text = render()
     full = card.describe(text, 100_000, "the rest is elsewhere")
-    assert full.replace("&emsp;|", " |") == text
+    assert full.replace("&emsp;|", " |").replace("&nbsp;\n\n", "") == text
+    assert full.count("&nbsp;") == 6  # one after each table
     short = card.describe(text, 2500, "the rest is elsewhere")
     assert len(short) <= 2500
     assert short.endswith("\n\nthe rest is elsewhere\n")
