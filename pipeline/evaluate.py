@@ -61,7 +61,9 @@ def main() -> None:
 
     write_csv(PREDICTIONS, predictions)
     write_csv(PLOTS / "confusion.csv", predictions[["label", "predicted"]].rename(columns={"label": "actual"}))
-    write_csv(PLOTS / "roc.csv", roc_table(labels, probabilities))
+    for index, label in enumerate(CLASSES):
+        fpr, tpr = roc_curve(labels == index, probabilities[:, index])
+        write_csv(PLOTS / f"roc_{label}.csv", pd.DataFrame({"fpr": fpr, "tpr": tpr}))
     for name, content in figures.items():
         with whole_file(FIGURES / f"{name}.png") as partial:
             partial.write_bytes(content)
@@ -112,15 +114,6 @@ def classify(paths: list[str], size: int) -> np.ndarray:
 
     with tqdm(total=len(paths), desc="evaluate", unit="image") as progress:
         return np.concatenate(list(predict(model, batches())))
-
-
-def roc_table(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
-    """The points of each class's ROC curve: label, fpr, tpr."""
-    curves = []
-    for index, label in enumerate(CLASSES):
-        fpr, tpr = roc_curve(labels == index, probabilities[:, index])
-        curves.append(pd.DataFrame({"label": label, "fpr": fpr, "tpr": tpr}))
-    return pd.concat(curves, ignore_index=True)
 
 
 def describe(metrics: dict) -> None:

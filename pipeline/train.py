@@ -60,7 +60,7 @@ def main() -> None:
     best = history.loc[history.val_loss.idxmin()]
     write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch)})
     CHECKPOINT.unlink()
-    print(f"train: best epoch {best.epoch} of 0 to {len(history) - 1}, val_accuracy {best.val_accuracy:.3f}")
+    print(f"train: best epoch {best.epoch} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
 
 
 def input_key(params: Params) -> str:

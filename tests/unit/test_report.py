@@ -109,7 +109,7 @@ def test_the_report_is_one_file_that_says_what_it_is():
     assert f"95 % interval {100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f} %" in report.text
     assert report.text.count(DISCLAIMER) == 2
     assert "Synthetic images" in report.text and "Real images" not in report.text
-    assert "4 resamples lacked a class" in report.text
+    assert "4 of them lacked a class" in report.text
     assert "33.5 % of its test images would have a near-duplicate" in report.text
     assert "14 images have a near-duplicate, in 6 groups; 2 images are in groups that carry two labels" in report.text
     assert "1 of 2 expectations hold" in report.text and "Modes are <L>." in report.text
@@ -224,7 +224,7 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
         "artifacts/evaluate/predictions.csv",
         "artifacts/evaluate/report.html",
         *(f"artifacts/evaluate/figures/{name}.png" for name in ("confusion", "roc", "training")),
-        *(f"artifacts/evaluate/plots/{name}.csv" for name in ("confusion", "roc")),
+        *(f"artifacts/evaluate/plots/{name}.csv" for name in ("confusion", *(f"roc_{label}" for label in CLASSES))),
     }
     predictions = pd.read_csv(stage_module.PREDICTIONS)
     assert list(predictions) == ["path", "label", "duplicate_group", "predicted", *CLASSES]
@@ -245,8 +245,10 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
     confusion = pd.read_csv("artifacts/evaluate/plots/confusion.csv")
     assert list(confusion) == ["actual", "predicted"] and len(confusion) == 36
     assert (confusion["actual"] == predictions["label"]).all()
-    roc = pd.read_csv("artifacts/evaluate/plots/roc.csv")
-    assert list(roc) == ["label", "fpr", "tpr"] and set(roc["label"]) == set(CLASSES)
+    for label in CLASSES:
+        roc = pd.read_csv(f"artifacts/evaluate/plots/roc_{label}.csv")
+        assert list(roc) == ["fpr", "tpr"]
+        assert roc.iloc[0].tolist() == [0, 0] and roc.iloc[-1].tolist() == [1, 1]
 
     paths = [Path("artifacts/evaluate", name) for name in ("predictions.csv", "figures", "report.html")]
     assert project.logged == [(KEY, metrics, paths)]
