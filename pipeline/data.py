@@ -136,8 +136,10 @@ def restore() -> None:
         if wanted is None:
             typer.echo("  note: there is no data.dvc; `dvc add data` makes this a version")
         elif difference := _difference():
-            typer.echo(f"  note: DVC calls it {difference!r} beside {wanted[1]} in data.dvc; `dvc add data` keeps it,")
-            typer.echo("  and `dvc checkout data.dvc` brings that version back from the cache")
+            typer.echo(
+                f"  note: DVC calls it {difference!r} beside {wanted[1]} in data.dvc: `dvc add data` keeps what is"
+            )
+            typer.echo("  here; to have that version instead, move data/ away and run `python -m pipeline.data` again")
         return
     reasons = []
     if wanted is not None:
@@ -162,12 +164,16 @@ def restore() -> None:
 
 
 def read_version() -> tuple[str, str] | None:
-    """(set name, md5) that `data.dvc` names; the name is empty when nobody noted it; None without `data.dvc`."""
+    """(set name, md5) that `data.dvc` names; the name is empty when nobody noted it; None without `data.dvc`.
+
+    The name was noted together with the md5 it is of: DVC keeps `meta` when it writes another md5 beside it.
+    """
     if not DATA_DVC.exists():
         return None
     try:
         value = yaml.safe_load(DATA_DVC.read_text(encoding="utf-8"))
-        return (value.get("meta") or {}).get("name", ""), value["outs"][0]["md5"]
+        md5, meta = value["outs"][0]["md5"], value.get("meta") or {}
+        return meta.get("name", "") if meta.get("md5") == md5 else "", md5
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, IndexError, TypeError) as error:
         raise StageError(
             f"{DATA_DVC} is not a file of DVC ({type(error).__name__}: {error})\n"
@@ -394,8 +400,9 @@ def _restore_by(command: str) -> str | None:
 def _note_name(name: str) -> None:
     """Write the set's name into `data.dvc`, where DVC keeps it, so that a clone knows what the md5 stands for."""
     value = yaml.safe_load(DATA_DVC.read_text(encoding="utf-8"))
-    if value.get("meta") != {"name": name}:
-        write_text(DATA_DVC, yaml.safe_dump(value | {"meta": {"name": name}}, sort_keys=False, allow_unicode=True))
+    meta = {"name": name, "md5": value["outs"][0]["md5"]}
+    if value.get("meta") != meta:
+        write_text(DATA_DVC, yaml.safe_dump(value | {"meta": meta}, sort_keys=False, allow_unicode=True))
 
 
 def _swap(new: Path, aside: Path) -> None:

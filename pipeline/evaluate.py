@@ -96,8 +96,9 @@ def tested_images(split: pd.DataFrame) -> pd.DataFrame:
 def classify(paths: list[str], size: int) -> np.ndarray:
     """The saved model's probabilities, float32 (n, 3), of images in `data/`, batch after batch, with progress."""
     # Not at the top: importing TensorFlow takes seconds, and what this module computes else needs none.
-    from busi.model import load_model, predict
+    from busi.model import load_model, predict, seed_everything
 
+    seed_everything(read_params().evaluate.seed)
     model = load_model(MODEL)
     shapes = tuple(model.input_shape), tuple(model.output_shape)
     if shapes != ((None, size, size, 3), (None, len(CLASSES))):

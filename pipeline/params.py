@@ -1,6 +1,6 @@
 """The one reader of `params.yaml`: strict, so that a typo stops the run and no number has a default in Python.
 
-Each class below is one section; a stage gets its own section and cannot see another's.
+Each class below is one section; a stage declares the sections it takes in `dvc.yaml`.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ class Featurize(Section):
 
 
 class Train(Section):
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=2)]
     head_epochs: Annotated[int, Field(ge=0)]
     tail_epochs: Annotated[int, Field(ge=0)]
     head_learning_rate: Rate

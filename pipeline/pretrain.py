@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import typer
 from tqdm import tqdm
 
 from pipeline import CACHE
-from pipeline.outputs import stage, whole_file, write_json
+from pipeline.outputs import StageError, stage, whole_file, write_json
 
 WEIGHTS = Path("weights/ultrasound.weights.h5")
 FOLDER = CACHE / "pretrain"
@@ -41,9 +42,12 @@ def main(
     compile_pretrainer(model, learning_rate)
     FOLDER.mkdir(parents=True, exist_ok=True)
     checkpoint, progress_file = FOLDER / "model.weights.h5", FOLDER / "state.json"
-    state = {"step": 0, "log": []}
+    asked = {"steps": steps, "learning_rate": learning_rate, "seed": seed}
+    state = {"asked": asked, "step": 0, "log": []}
     if progress_file.is_file():
         state = json.loads(progress_file.read_text())
+        if state["asked"] != asked:
+            raise StageError(f"{FOLDER} holds a run of {state['asked']}\n  continue that one, or remove the folder")
         model.load_weights(checkpoint)
 
     ends = np.rint(np.cumsum([steps * share for _, share in PHASES])).astype(int)
@@ -75,6 +79,7 @@ def main(
         export = partial.with_name("partial.weights.h5")
         export_backbone(backbone, export)
         os.replace(export, partial)
+    shutil.rmtree(FOLDER)
     last = state["log"][-1]
     print(
         f"pretrain: {steps * BATCH} phantoms, class accuracy of the last batches {last['accuracy']:.3f}; "

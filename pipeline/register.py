@@ -29,8 +29,6 @@ RECEIPT = tracking.FOLDER / "registration.json"
 
 NAME = "busi-densenet121"
 SYNTHETIC_NAME = "busi-densenet121-phantom"
-# Sections whose parameters made the run; the others may change without training again
-TRAINING_SECTIONS = ("data", "validate", "split", "featurize", "train")
 REST_OF_CARD = "*The whole card is `model_card.md` beside the model.*"
 
 
@@ -59,7 +57,7 @@ def ensure_registered(params: Params) -> dict:
     name = registered_name(data)
     decision, metrics = _read(GATE), _read(METRICS)
     model_sha256 = _sha256(MODEL)
-    key = _registration_key(name, model_sha256, metrics, decision)
+    key = _registration_key(name, _read(RUN)["key"], model_sha256, metrics, decision)
 
     run = _complete_run(params, metrics, data)
     version = tracking.find_version(run, name, key)
@@ -130,8 +128,8 @@ def _verdict_tags(decision: Mapping, metrics: Mapping) -> dict[str, str]:
     return {"verdict": decision["verdict"], "failed_rules": failed, "accuracy": interval}
 
 
-def _registration_key(name: str, model_sha256: str, metrics: Mapping, decision: Mapping) -> str:
-    parts = [name, model_sha256, json.dumps(metrics, sort_keys=True), json.dumps(decision, sort_keys=True)]
+def _registration_key(name: str, run_key: str, model_sha256: str, metrics: Mapping, decision: Mapping) -> str:
+    parts = [name, run_key, model_sha256, json.dumps(metrics, sort_keys=True), json.dumps(decision, sort_keys=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -41,12 +41,10 @@ def main() -> None:
             print(f"             {rule['name']:<22} {rule['value']:.3f}, at least {rule['threshold']:.2f}{mark}")
     print(f"model      {receipt['name']} version {receipt['version']}")
     print(f"report     {REPORT}")
-    print(f"data docs  {DATA_DOCS}")
-    promote = (
-        "make promote"
-        if decision["verdict"] == gate.PASSED
-        else (f"make promote VERSION={receipt['version']} REASON='...'")
-    )
+    if DATA_DOCS.is_file():  # not a declared output, so neither pulled nor restored
+        print(f"data docs  {DATA_DOCS}")
+    override = "" if decision["verdict"] == gate.PASSED else " REASON='...'"
+    promote = f"make promote VERSION={receipt['version']}{override}"
     print("\nnext")
     for command, what in (
         ("make ui", "see run and model in the MLflow UI"),

@@ -15,7 +15,6 @@ import os
 import shutil
 import sqlite3
 import time
-import urllib.parse
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
@@ -224,9 +223,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def run(key: str, name: str | None = None, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+def run(key: str, name: str | None = None) -> Iterator[Run]:
     """Open the run of a training key for the length of a block, and close it with how the block ended."""
-    opened = open_run(key, name, tags)
+    opened = open_run(key, name)
     _set_status(opened, "RUNNING")
     try:
         yield opened
@@ -239,7 +238,7 @@ def run(key: str, name: str | None = None, tags: Mapping[str, str] | None = None
     _set_status(opened, "FINISHED")
 
 
-def open_run(key: str, name: str | None = None, tags: Mapping[str, str] | None = None) -> Run:
+def open_run(key: str, name: str | None = None) -> Run:
     """Find the run of a training key, or create it. A run that a killed stage left running is the same run."""
     with store_errors(), locked():
         client = _client()
@@ -252,10 +251,7 @@ def open_run(key: str, name: str | None = None, tags: Mapping[str, str] | None =
             found = [client.create_run(experiment, tags=first, run_name=name or key[:UNNAMED])]
         elif name and found[0].info.run_name == key[:UNNAMED]:
             client.update_run(found[0].info.run_id, name=name)
-    opened = Run(client, found[0].info.run_id)
-    if tags:
-        opened.set_tags(tags)
-    return opened
+    return Run(client, found[0].info.run_id)
 
 
 def run_name(data_set: str, key: str) -> str:
@@ -467,7 +463,9 @@ def _client() -> mlflow.MlflowClient:
     """A client of the store; under the lock, since the first one makes the database's tables."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     # MLflow keeps one connection an address, so the address must say which folder's database this is
-    here = f"sqlite:///{urllib.parse.quote((Path.cwd() / DATABASE).as_posix())}"
+    path = (Path.cwd() / DATABASE).as_posix()
+    # Only what would end the path in an address: MLflow makes the folder of the address as it is spelt
+    here = f"sqlite:///{path.replace('%', '%25').replace('?', '%3F').replace('#', '%23')}"
     mlflow.set_tracking_uri(here if is_embedded() else store_uri())
     if named is None:
         os.environ.pop(

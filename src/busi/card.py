@@ -27,7 +27,7 @@ _TEMPLATE = """\
 **{{ disclaimer }}**
 {% if data.synthetic %}
 
-**Trained and tested on synthetic images only: the figures say nothing about ultrasound of patients.**
+**Tested on synthetic images only: the figures say nothing about ultrasound of patients.**
 {% endif %}
 
 DenseNet121 that sorts breast-ultrasound images into {{ classes | join(", ") }}. \
@@ -71,8 +71,8 @@ Research and education: studying how such classifiers are trained, evaluated, ve
 Input is one B-mode breast-ultrasound image as an encoded file, output one probability a class.
 
 Not for: diagnosis, triage, screening or any decision about a patient; images of other organs or \
-modalities, Doppler or elastography. Its probabilities hold for the class shares of the data below, not for those \
-of a clinic.
+modalities, Doppler or elastography. Its probabilities are the network's own: they are not calibrated, \
+and classes were weighted in training.
 
 ## Limits
 

@@ -8,9 +8,10 @@ what a split must keep together. Three steps:
    removed), in which neither gain and brightness nor the layers that all breasts share count. Every image is
    correlated at 16 x 16 with 64 windows of every other one, plain and mirrored, by matrix products. The few pairs
    that look alike are then aligned at 64 x 64 and correlated where they overlap: that is a pair's score.
-3. `join`: pairs become groups, strongest first, but two groups become one only when each image of the one
-   looks like each image of the other. A chain of frames that drifts from one scene to another is therefore cut,
-   and no group holds two images that are unlike.
+3. `join`: pairs become groups, strongest first. A group of more than `SWEEP` images may only come about when each
+   looks like each other one, so a long chain of frames that drifts from one scene to another is cut and can't become
+   one giant group. Shorter chains, the frames of one sweep of the probe, stay whole: cutting them would leave two
+   near-duplicates in different groups, which a split may then put on different sides.
 
 On BUSI, copies of one frame score above 0.90 and frames of one sweep of the probe 0.55-0.90; every pair above 0.50
 was of one lesion when looked at. `python -m benchmarks.duplicates` measures recall and false positives.
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 SIDE = 64  # pixels of a fingerprint's side
 TWINS = 0.73  # least score of near-duplicates; on BUSI any value from 0.71 to 0.75 gives the same grouped images
+SWEEP = 8  # largest group that a chain of near-duplicates may make; BUSI's longest sweep has seven frames
 ALIKE = 0.55  # least correlation at 16 x 16 of two images of one group, and of a pair worth aligning
 
 # Local structure of a fingerprint: blurs in its pixels, the noise floor in gray levels, the limit in deviations.
@@ -127,8 +129,9 @@ def find_pairs(fingerprints: np.ndarray) -> pd.DataFrame:
 def join(pairs: pd.DataFrame, count: int) -> np.ndarray:
     """Groups from the pairs of `find_pairs` among `count` images: int64 of shape (count,), as `find_groups` returns.
 
-    Agglomerative: the surest near-duplicates are joined first, and a pair joins its two groups only when every
-    image of the one looks like every image of the other (complete linkage on likeness).
+    Agglomerative: the surest near-duplicates are joined first, and a pair joins its two groups when they have no
+    more than `SWEEP` images together or every image of the one looks like every image of the other (complete
+    linkage on likeness).
     """
     alike = [{image} for image in range(count)]
     for first, second in zip(pairs["first"], pairs["second"], strict=True):
@@ -138,7 +141,7 @@ def join(pairs: pd.DataFrame, count: int) -> np.ndarray:
     twins = pairs[pairs["twins"]]
     for first, second in zip(twins["first"], twins["second"], strict=True):
         one, other = members[first], members[second]
-        if one is not other and all(other <= alike[image] for image in one):
+        if one is not other and (len(one) + len(other) <= SWEEP or all(other <= alike[image] for image in one)):
             one |= other
             for image in other:
                 members[image] = one

@@ -1,8 +1,8 @@
 """The frozen-prefix cache: the prefix's output for every image and every augmented view, computed once.
 
-One array of rows, `float16 (rows, ...)`, in a `.npy` file that is memory-mapped for writing and reading, and a table
-that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ... are augmented views,
-made of training images only. Memory does not grow with the number of images.
+One array of rows, `float16 (rows, ...)`, in a `.npy` file that is appended to as they come and memory-mapped for
+reading, and a table that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ...
+are augmented views, made of training images only. Memory does not grow with the number of images.
 """
 
 from collections.abc import Iterator
@@ -53,19 +53,20 @@ def write_features(prefix: keras.Model, folder: Path, rows: pd.DataFrame, seed: 
         ValueError: an image cannot be read, or a feature does not fit float16.
     """
     size = prefix.input_shape[1]
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(rows), *prefix.output_shape[1:]))
+    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *prefix.output_shape[1:])}
     done = 0
-    with tqdm(total=len(rows), desc="featurize", unit="view", mininterval=1) as progress:
+    # Appended, not mapped: on a full disk a write is an error, a store to a mapped page the end of the process
+    with path.open("wb") as file, tqdm(total=len(rows), desc="featurize", unit="view", mininterval=1) as progress:
+        np.lib.format.write_array_header_1_0(file, header)
         for features in predict(prefix, _batches(_views(folder, rows, size, seed))):
             if not np.abs(features).max() <= FLOAT16_MAX:  # also catches NaN
                 raise ValueError(
                     f"features of {rows.path[done]} and its neighbours reach {np.abs(features).max():g}, more than "
                     f"float16 holds ({FLOAT16_MAX:g}); check featurize.weights or choose another boundary"
                 )
-            array[done : done + len(features)] = features
+            file.write(features.astype("<f2").tobytes())
             done += len(features)
             progress.update(len(features))
-    array.flush()
 
 
 def read_features(path: Path, rows: pd.DataFrame) -> np.ndarray:

@@ -13,7 +13,6 @@ MALIGNANT = CLASSES.index("malignant")
 
 # Al-Dhabyani et al., Data in Brief 28 (2020) 104863
 PUBLISHED_COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
-PUBLISHED_MASKS = 798
 
 DATASET_FILE = "dataset.json"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -143,7 +143,7 @@ def _metrics(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray)
     right, actual, called = weights @ (true * predicted), weights @ true, weights @ predicted
     sensitivity = _ratio(right, actual)
     specificity = _ratio(total[:, None] - actual - called + right, total[:, None] - actual)
-    precision = np.where(called > 0, _ratio(right, called), 0.0)
+    precision = np.where(called > 0, _ratio(right, called), np.where(actual > 0, 0.0, np.nan))
     f1 = np.where(actual > 0, _ratio(2 * right, actual + called), np.nan)
     areas = np.stack([_auroc(weights, labels == i, probabilities[:, i]) for i in range(len(CLASSES))], axis=1)
     values = {

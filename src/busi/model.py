@@ -108,7 +108,7 @@ def cut(model: keras.Model, boundary: str) -> tuple[keras.Model, keras.Model]:
             convolution's output alone does not determine what follows).
     """
     names = [layer.name for layer in model.layers]
-    if boundary not in names:
+    if boundary not in names or boundary.startswith("head"):
         raise ValueError(f"featurize.boundary: no layer {boundary!r}; usual boundaries are {', '.join(BOUNDARIES)}")
     index = names.index(boundary)
     # The layers are in topological order: the cut is clean when nothing before the boundary feeds anything after it
@@ -122,8 +122,7 @@ def cut(model: keras.Model, boundary: str) -> tuple[keras.Model, keras.Model]:
             )
     output = model.get_layer(boundary).output
     prefix = keras.Model(model.input, output, name="prefix")
-    tail = model if boundary == "input" else keras.Model(output, model.output, name="tail")
-    return prefix, tail
+    return prefix, keras.Model(output, model.output, name="tail")
 
 
 def predict(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterable[np.ndarray]:

@@ -4,6 +4,7 @@ Everything random in an epoch is drawn from (seed, epoch), so a run that was kil
 checkpoint takes the same steps as one that was not.
 """
 
+import itertools
 import json
 import math
 import os
@@ -129,8 +130,9 @@ def _epoch(tail: keras.Model, examples: Examples, recipe: Recipe, epoch: int) ->
     rows = examples.train_rows[order, generator.integers(views, size=count)]
     labels = examples.train_labels[order]
     weights = _class_weights(examples.train_labels)[labels]
-    dropout = tail.get_layer("head_dropout").seed_generator.state
-    dropout.assign(np.array([recipe.seed, epoch], dropout.dtype))
+    dropout = tail.get_layer("head_dropout")
+    if dropout.rate > 0:  # a layer that drops nothing has no generator
+        dropout.seed_generator.state.assign(np.array([recipe.seed, epoch], dropout.seed_generator.state.dtype))
     sums = np.zeros(2)
     for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
         result = tail.train_on_batch(
@@ -152,7 +154,9 @@ def _validate(tail: keras.Model, examples: Examples, recipe: Recipe) -> tuple[fl
 
 
 def _batches(count: int, recipe: Recipe) -> list[slice]:
-    return [slice(start, start + recipe.batch_size) for start in range(0, count, recipe.batch_size)]
+    """Batches of nearly equal size: batch normalisation would learn nonsense from a last batch of one image."""
+    edges = np.linspace(0, count, math.ceil(count / recipe.batch_size) + 1).round().astype(int)
+    return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
 
 def _one_hot(labels: np.ndarray) -> np.ndarray:

@@ -49,7 +49,15 @@ def test_tail_on_stored_features_equals_the_model_on_the_image(whole, pixels, bo
 def test_input_boundary_stores_the_pixels_themselves(whole, pixels):
     prefix, tail = network.cut(whole, "input")
     np.testing.assert_array_equal(predicted(prefix, pixels), pixels)
-    assert tail is whole
+    assert tail.count_params() == whole.count_params()
+
+
+def test_training_the_whole_network_leaves_no_optimizer_in_the_saved_file(whole, pixels, tmp_path):
+    _, tail = network.cut(whole, "input")
+    tail.compile("adam", "categorical_crossentropy")
+    tail.optimizer.build(tail.trainable_variables)
+    network.save_model(whole, tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").stat().st_size < 35e6
 
 
 def test_training_the_tail_leaves_the_prefix_alone_and_changes_the_whole(whole, pixels):
@@ -68,6 +76,8 @@ def test_training_the_tail_leaves_the_prefix_alone_and_changes_the_whole(whole, 
 def test_cut_refuses_unknown_layers_and_layers_inside_a_block(whole):
     with pytest.raises(ValueError, match="no layer 'pool9'"):
         network.cut(whole, "pool9")
+    with pytest.raises(ValueError, match="no layer 'head_norm'"):
+        network.cut(whole, "head_norm")
     with pytest.raises(ValueError, match="inside a block"):
         network.cut(whole, "conv4_block5_1_conv")
     assert network.cut(whole, "conv4_block5_concat")[0].output_shape[-1] == 416

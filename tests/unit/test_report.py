@@ -196,6 +196,7 @@ def project(tmp_path, monkeypatch):
             yield (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
 
     model = types.ModuleType("busi.model")
+    model.seed_everything = lambda seed: None
     model.load_model = lambda path: types.SimpleNamespace(input_shape=(None, 32, 32, 3), output_shape=seen.output_shape)
     model.predict = predict
     tracking = types.ModuleType("pipeline.tracking")

@@ -9,7 +9,7 @@ from keras import layers
 from busi.features import feature_rows
 from busi.layout import CLASSES
 from busi.model import seed_everything
-from busi.training import HISTORY, Examples, Recipe, examples_from_rows, train
+from busi.training import HISTORY, Examples, Recipe, _batches, examples_from_rows, train
 
 RECIPE = Recipe(
     batch_size=8, head_epochs=2, tail_epochs=4, head_learning_rate=1e-2, tail_learning_rate=5e-3, weight_decay=1e-4,
@@ -21,12 +21,12 @@ class Killed(BaseException):
     pass
 
 
-def small_tail():
+def small_tail(dropout=0.4):
     seed_everything(1)
     features = keras.Input((4, 4, 6))
     x = layers.Conv2D(8, 3, padding="same", name="conv5_conv")(features)
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="bn")(x)))
-    x = layers.Dropout(0.4, seed=0, name="head_dropout")(layers.BatchNormalization(name="head_norm")(x))
+    x = layers.Dropout(dropout, seed=0, name="head_dropout")(layers.BatchNormalization(name="head_norm")(x))
     return keras.Model(features, layers.Dense(3, activation="softmax", name="head")(x))
 
 
@@ -42,10 +42,12 @@ def examples():
     return Examples(features.astype(np.float16), rows, labels, np.arange(180, 200), val_labels)
 
 
-def run(examples, checkpoint, recipe=RECIPE, kill_after=None, key="k"):
+def run(examples, checkpoint, recipe=RECIPE, kill_after=None, key="k", seen=None):
     tail = small_tail()
 
     def on_epoch(row):
+        if seen is not None:
+            seen.append(row["epoch"])
         if row["epoch"] == kill_after:
             raise Killed
 
@@ -74,10 +76,26 @@ def test_killed_after_any_epoch_it_continues_to_the_same_weights(examples, unbro
     checkpoint = tmp_path / "checkpoint.npz"
     with pytest.raises(Killed):
         run(examples, checkpoint, kill_after=kill_after)
-    weights, history = run(examples, checkpoint)
+    seen = []
+    weights, history = run(examples, checkpoint, seen=seen)
+    assert seen == list(range(kill_after + 1, 6)), "it must continue, not begin again"
     pd.testing.assert_frame_equal(history, unbroken[1], check_exact=True)
     for resumed, expected in zip(weights, unbroken[0], strict=True):
         np.testing.assert_array_equal(resumed, expected)
+
+
+def test_without_dropout_it_trains_as_well(examples, tmp_path):
+    tail = small_tail(dropout=0.0)
+    assert len(train(tail, examples, RECIPE, tmp_path / "c.npz", "k", lambda row: None)) == 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 64, 65, 97])
+def test_batches_cover_everything_once_and_none_is_a_leftover_of_one(count):
+    parts = _batches(count, Recipe(**{**RECIPE.__dict__, "batch_size": 32}))
+    assert [index for part in parts for index in range(count)[part]] == list(range(count))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= 32
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_checkpoint_of_other_inputs_is_not_used(examples, unbroken, tmp_path):
