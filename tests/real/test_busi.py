@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from busi.duplicates import find_pairs, fingerprint
 from busi.images import read_image, to_gray
 from busi.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS, parse_name
 from busi.manifest import build_manifest
@@ -222,3 +223,14 @@ def test_a_random_split_of_busi_would_leak_a_third_of_its_test_images(whole, spl
     leak = json.loads(whole.workspace.text("reports/split.json"))["random_split_leak"]
     assert 0.25 <= leak["value"] <= 0.45
     assert leak["low"] <= leak["value"] <= leak["high"]
+
+
+def test_no_two_near_duplicates_lie_in_different_parts(split, whole):
+    """Pair by pair, not by group: a group that tore two twins apart would show here."""
+    prints = [fingerprint(to_gray(read_image(whole.data / path))) for path in whole.manifest["path"]]
+    pairs = find_pairs(np.stack(prints))
+    twins = pairs[pairs["twins"]]
+    assert len(twins) > 200
+    part = split.set_index("path")["part"].reindex(whole.manifest["path"]).to_numpy()
+    torn = twins[part[twins["first"]] != part[twins["second"]]]
+    assert torn.empty, torn.assign(one=part[torn["first"]], other=part[torn["second"]])
