@@ -54,4 +54,4 @@ lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
 
 lock: ## Renew requirements.lock from requirements.in (needs uv)
-	@uv pip compile --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock
