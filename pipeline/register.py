@@ -14,7 +14,7 @@ import pandas as pd
 
 from busi import card, gate
 from pipeline import lineage, tracking
-from pipeline.outputs import StageError, stage, write_json
+from pipeline.outputs import StageError, stage, write_json, write_text
 from pipeline.params import Params, read_params
 
 MODEL = Path("artifacts/train/model.keras")
@@ -25,6 +25,9 @@ METRICS = Path("reports/metrics.json")
 VALIDATION = Path("reports/validation.json")
 SPLIT = Path("reports/split.json")
 GATE = Path("reports/gate.json")
+# Says what gate.json says, in one line. It is not in git, so that in a fresh clone, whose store is empty, DVC runs
+# this stage although gate.json is there already
+VERDICT = Path("artifacts/register/verdict.txt")
 RECEIPT = tracking.FOLDER / "registration.json"
 
 NAME = "busi-densenet121"
@@ -39,7 +42,8 @@ def main() -> None:
     write_json(GATE, decision)
     receipt = ensure_registered(params)
     failed = f" by {', '.join(gate.failed_rules(decision))}" if decision["verdict"] == gate.FAILED else ""
-    print(f"{receipt['name']} version {receipt['version']}: {receipt['verdict']} the gate{failed}")
+    write_text(VERDICT, f"{decision['verdict']}{failed}\n")
+    print(f"{receipt['name']} version {receipt['version']}: {decision['verdict']} the gate{failed}")
 
 
 def ensure_registered(params: Params) -> dict:

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from tests.pipeline.conftest import Workspace
+
 STAGES = ["validate", "split", "featurize", "train", "evaluate", "register"]
 DECLARED = ["dvc.lock", "data.dvc", *(f"reports/{n}.json" for n in ("validation", "split", "metrics", "gate"))]
 
@@ -85,12 +87,15 @@ def test_the_summary_tells_what_was_reached_and_what_to_type_next(first):
         assert word in summary
 
 
-def test_a_fresh_clone_elsewhere_writes_the_same_declared_bytes(first, make_workspace):
-    """No time, run id, path or leftover decides anything: everything in git comes out equal."""
+def test_a_fresh_clone_elsewhere_writes_the_same_declared_bytes(first, tmp_path):
+    """No time, run id, path or leftover decides anything: what is in git comes out equal; the store is filled."""
     time.sleep(1.1)  # file times differ for sure
-    second = make_workspace("second-and-elsewhere")
+    second = Workspace(tmp_path / "second and elsewhere")
+    first.run("git", "clone", "-q", ".", str(second.folder))
     second.python("pipeline.data")
-    second.dvc("repro")
+    assert stages_run(second.dvc("repro")) == STAGES
+    assert second.run("git", "status", "--porcelain") == ""
+    assert store(second, "select version from model_versions") == [(1,)]
     for path in DECLARED:
         assert second.text(path) == first.text(path), path
 
