@@ -42,7 +42,7 @@ def main() -> None:
     test = tested_images(pd.read_csv(SPLIT, dtype=str, keep_default_na=False))
 
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
-    probabilities = classify(test["path"].tolist(), run["image_size"])
+    probabilities = classify(test["path"].tolist(), run["image_size"], params.seed)
     metrics = evaluate(labels, probabilities, groups, params.bootstrap, params.confidence, params.seed)
     predicted = probabilities.argmax(axis=1)
     predictions = test.assign(predicted=np.take(CLASSES, predicted), **dict(zip(CLASSES, probabilities.T, strict=True)))
@@ -93,12 +93,12 @@ def tested_images(split: pd.DataFrame) -> pd.DataFrame:
     return test.sort_values("path", ignore_index=True)
 
 
-def classify(paths: list[str], size: int) -> np.ndarray:
+def classify(paths: list[str], size: int, seed: int) -> np.ndarray:
     """The saved model's probabilities, float32 (n, 3), of images in `data/`, batch after batch, with progress."""
     # Not at the top: importing TensorFlow takes seconds, and what this module computes else needs none.
     from busi.model import load_model, predict, seed_everything
 
-    seed_everything(read_params().evaluate.seed)
+    seed_everything(seed)
     model = load_model(MODEL)
     shapes = tuple(model.input_shape), tuple(model.output_shape)
     if shapes != ((None, size, size, 3), (None, len(CLASSES))):

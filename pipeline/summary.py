@@ -7,27 +7,23 @@ import json
 from pathlib import Path
 
 from busi import DISCLAIMER, gate
+from pipeline import lineage, register
 from pipeline.outputs import stage
 from pipeline.params import read_params
 
-METRICS = Path("reports/metrics.json")
-GATE = Path("reports/gate.json")
 REPORT = Path("artifacts/evaluate/report.html")
 DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
 
 
 def main() -> None:
     params = read_params()
-    metrics, decision = json.loads(METRICS.read_text()), json.loads(GATE.read_text())
-
-    from pipeline import lineage
-    from pipeline.register import ensure_registered
-
-    receipt = ensure_registered(params)
+    data = lineage.dataset()
+    receipt = register.ensure_registered(params)
+    metrics, decision = json.loads(register.METRICS.read_text()), json.loads(register.GATE.read_text())
 
     accuracy = metrics["accuracy"]
     print()
-    print(f"data       {lineage.dataset()['name']}{', synthetic' if lineage.dataset()['synthetic'] else ''}")
+    print(f"data       {data['name']}{', synthetic' if data['synthetic'] else ''}")
     print(
         f"accuracy   {accuracy['value']:.3f} on {accuracy['n']} test images, "
         f"{params.evaluate.confidence:.0%} interval {accuracy['low']:.3f} to {accuracy['high']:.3f}"
