@@ -32,7 +32,7 @@ def main() -> None:
 
     from busi.features import read_features
     from busi.model import cut, save_model
-    from busi.training import Recipe, examples_from_rows, train
+    from busi.training import Recipe, calibrate, examples_from_rows, train
 
     examples = examples_from_rows(read_features(FEATURES, rows), rows)
     model = initial_model(params.featurize, params.train.dropout)
@@ -52,15 +52,20 @@ def main() -> None:
 
         history = train(tail, examples, recipe, CHECKPOINT, key, report)
         run.log_training(params.of_training(), history)
+    temperature = calibrate(tail, examples, recipe.batch_size)
 
     # Prefix and tail were cut from `model` and share its weights: saving it is all the assembling there is
     with whole_file(MODEL) as partial:
         save_model(model, partial)
     write_csv(HISTORY, history)
     best = history.loc[history.val_loss.idxmin()]
-    write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch)})
+    about = {"image_size": params.featurize.image_size, "best_epoch": int(best.epoch), "temperature": temperature}
+    write_json(RUN, {"key": key, **about})
     CHECKPOINT.unlink()
-    print(f"train: best epoch {best.epoch} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
+    print(
+        f"train: best epoch {best.epoch} of {len(history)}, val_accuracy {best.val_accuracy:.3f}, "
+        f"temperature {temperature:.2f}"
+    )
 
 
 def input_key(params: Params) -> str:

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 # doubt, and images that are all wrong for one that always is
 SMALLEST, LARGEST = 0.25, 4.0
 _DIGITS = 4  # of T: more would carry the processor's last bits into the model
-_FLOOR = 1e-12  # the log of a probability of 0 is infinite
+_FLOOR = 1e-30  # the log of a probability of 0 is infinite
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
