@@ -15,7 +15,7 @@ import yaml
 from pipeline import tracking
 from pipeline.featurize import FEATURES, ROWS, initial_model
 from pipeline.lineage import dataset
-from pipeline.outputs import stage, whole_file, write_csv, write_json
+from pipeline.outputs import sha256, stage, whole_file, write_csv, write_json
 from pipeline.params import Params, read_params
 
 MODEL = Path("artifacts/train/model.keras")
@@ -72,14 +72,9 @@ def input_key(params: Params) -> str:
     """sha256 over everything that decides the outcome: the code, the parameters and the bytes that train reads."""
     declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["deps"]
     files = [name.replace("${featurize.weights}", params.featurize.weights) for name in declared]
-    sums = {name: _sha256(Path(name)) for name in sorted(files)}
+    sums = {name: sha256(Path(name)) for name in sorted(files)}
     values = params.model_dump(include={"featurize", "train"})
     return hashlib.sha256(json.dumps([sums, values], sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ Modern Neural Networks, ICML 2017). T above 1 makes a model less sure, below 1 s
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-# Where a fit ends at the latest: a few validation images that are all right by far ask for a model that is never in
-# doubt, and images that are all wrong for one that always is
-SMALLEST, LARGEST = 0.25, 4.0
+_BOUNDS = 0.05, 20.0  # far beyond what the smoothed labels below lead to
 _DIGITS = 4  # of T: more would carry the processor's last bits into the model
 _FLOOR = 1e-30  # the log of a probability of 0 is infinite
 
@@ -32,24 +30,28 @@ def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature from `SMALLEST` to `LARGEST` with the least mean negative log likelihood, rounded to 4 digits.
+    """The temperature with the least mean cross-entropy, rounded to 4 digits.
+
+    Labels are smoothed as in Platt, Probabilistic outputs for support vector machines (1999), here for K classes: of n
+    images of a class, the class counts (n + 1) / (n + K) and each other class 1 / (n + K). Without it, few validation
+    images that are all classified right would ask for a model that is never in doubt.
 
     Args:
         labels: (n,) integers, the true class of each image.
-        probabilities: (n, classes), the softmax of an uncalibrated model.
+        probabilities: (n, K), the softmax of an uncalibrated model.
 
     Raises:
         ValueError: there is no image.
     """
-    labels = np.asarray(labels)
+    labels, classes = np.asarray(labels), np.asarray(probabilities).shape[1]
     if not len(labels):
         raise ValueError("no validation image to fit the temperature on")
-    rows = np.arange(len(labels))
+    images = np.bincount(labels, minlength=classes)[labels][:, np.newaxis]
+    wanted = (images * np.eye(classes)[labels] + 1) / (images + classes)
 
     def loss(log_temperature: float) -> float:
-        right = temper(probabilities, float(np.exp(log_temperature)))[rows, labels]
-        return float(-np.log(np.maximum(right, _FLOOR)).mean())
+        said = temper(probabilities, float(np.exp(log_temperature)))
+        return float(-(wanted * np.log(np.maximum(said, _FLOOR))).sum(axis=1).mean())
 
-    bounds = np.log(SMALLEST), np.log(LARGEST)
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(loss, bounds=np.log(_BOUNDS), method="bounded", options={"xatol": 1e-6})
     return round(float(np.exp(found.x)), _DIGITS)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busi.calibration import LARGEST, SMALLEST, fit_temperature, temper
+from busi.calibration import fit_temperature, temper
 from busi.metrics import evaluate
 
 
@@ -45,11 +45,18 @@ def test_tempering_keeps_the_order_and_is_undone_by_the_inverse(seed, temperatur
     np.testing.assert_allclose(temper(tempered, 1 / temperature), probabilities, atol=1e-6)
 
 
-def test_the_extremes_end_at_the_limits():
-    labels = np.array([0, 1, 2] * 5)
-    right, wrong = np.eye(3)[labels] * 0.94 + 0.02, np.eye(3)[(labels + 1) % 3] * 0.94 + 0.02
-    assert fit_temperature(labels, right) == pytest.approx(SMALLEST, abs=1e-3)
-    assert fit_temperature(labels, wrong) == pytest.approx(LARGEST, abs=1e-3)
+@pytest.mark.parametrize("images", [15, 90, 900])
+def test_images_that_are_all_right_ask_for_no_more_certainty_than_their_number_gives(images):
+    labels = np.resize([0, 1, 2], images)
+    right = np.eye(3)[labels] * 0.94 + 0.02
+    mended = temper(right, fit_temperature(labels, right))
+    assert mended.max() == pytest.approx((images / 3 + 1) / (images / 3 + 3), abs=1e-3)
+
+
+def test_images_that_are_all_wrong_ask_for_doubt():
+    labels = np.resize([0, 1, 2], 90)
+    wrong = np.eye(3)[(labels + 1) % 3] * 0.94 + 0.02
+    assert fit_temperature(labels, wrong) > 10
 
 
 def test_without_images_there_is_nothing_to_fit():
