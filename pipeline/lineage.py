@@ -59,13 +59,14 @@ def collect(weights: str) -> dict[str, str]:
         "dvc_lock_md5": lock_md5(LOCK_FILE),
         "weights": weights,
         "weights_md5": "none" if weights == "none" else md5(_weights_file(weights)),
-        "packages": ", ".join(
-            [
-                f"python {platform.python_version()}",
-                *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
-            ]
-        ),
+        "packages": packages(),
     }
+
+
+def packages() -> str:
+    """`name version, ...` of Python and of the packages that decide what comes out."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    return ", ".join([f"python {platform.python_version()}", *versions])
 
 
 def uncommitted() -> str:

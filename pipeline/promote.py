@@ -73,11 +73,15 @@ def show(version: Version = None, model: Model = None) -> None:
         with tracking.files_of(chosen) as files:
             decision, metrics = (json.loads((files / file).read_text()) for file in ("gate.json", "metrics.json"))
         typer.echo(f"{name} version {chosen.version}, registered {_age(chosen.creation_timestamp)} ago")
-        aliases, current = ", ".join(chosen.aliases) or "none", tracking.stages(name).get(str(chosen.version), "none")
+        aliases = ", ".join(chosen.aliases) or "none"
+        current = tracking.stages(name).get(str(chosen.version), "none")
         typer.echo(f"alias {aliases}, stage {current}\n{DISCLAIMER}\n")
         typer.echo(_checks(decision["rules"]))
+        columns = ("value", "low", "high", "n")
         rows = [
-            {"metric": key, **value} for key, value in metrics.items() if set(value) == {"value", "low", "high", "n"}
+            {"metric": name, **{column: metric[column] for column in columns}}
+            for name, metric in metrics.items()
+            if set(metric) == set(columns)
         ]
         typer.echo(f"\n{_table(rows)}\n")
         overrides = sorted(tag for tag in chosen.tags if tag.startswith("override."))

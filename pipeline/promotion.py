@@ -500,7 +500,7 @@ def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> dic
                 "audit log", False, f"Entry {number} began at version {entry['from']}, but {before} was in Production."
             )
         before = entry["to"]
-    return _check("audit log", True, f"{len(log)} entries without a gap.")
+    return _check("audit log", True, f"{len(log)} {'entry' if len(log) == 1 else 'entries'}, no gap.")
 
 
 def _verify_alias(alias: str | None, stack: list[str]) -> dict:
@@ -522,8 +522,8 @@ def _verify_stages(stages: Mapping[str, str], alias: str | None) -> dict:
     wrong += [
         f"version {number} is in stage Production and not the alias's" for number in in_production if number != alias
     ]
-    if alias is not None and alias not in in_production:
-        wrong.append(f"version {alias} is in stage {stages.get(alias)}, not Production")
+    if stages and alias is not None and alias not in in_production:
+        wrong.append(f"version {alias} is in stage {stages.get(alias, 'none')}, not Production")
     if wrong:
         return _check("stage", False, f"{'; '.join(wrong)}: moved by hand.")
     return _check("stage", True, "Stage and alias agree.")

@@ -408,7 +408,8 @@ def stages(name: str, production: str | None = None) -> dict[str, str]:
             if production is not None:
                 move(name, production, PRODUCTION.capitalize(), archive_existing_versions=True)
             found = client.search_model_versions(f"name = '{name}'")
-            return {str(version.version): version.current_stage for version in found if version.current_stage}
+            known = {str(version.version): version.current_stage for version in found}
+            return {number: stage for number, stage in known.items() if stage and stage != "None"}
     except MlflowException as error:
         if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"):
             return {}
@@ -445,7 +446,7 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
         with store_errors():
             _client()
             try:
-                path = mlflow.artifacts.download_artifacts(f"models:/{version.model_id}", dst_path=folder)
+                path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=folder)
             except OSError as error:
                 raise StageError(
                     f"the files of {version.name} version {version.version} can't be read: {error}\n"
@@ -465,8 +466,10 @@ def is_finished(version: ModelVersion) -> bool:
     """Whether the run of a version ended well and its model is whole."""
     with store_errors():
         client = _client()
-        model = client.get_logged_model(version.model_id) if version.model_id else None
-        return bool(model and _is_complete(client, model) and client.get_run(version.run_id).info.status == "FINISHED")
+        if not (version.run_id and version.source.startswith("models:/m-")):
+            return False  # registered by other means than `register_version`
+        model = client.get_logged_model(version.source.removeprefix("models:/"))
+        return _is_complete(client, model) and client.get_run(version.run_id).info.status == "FINISHED"
 
 
 def altered_files(version: ModelVersion, folder: Path) -> list[str]:
