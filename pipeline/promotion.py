@@ -464,7 +464,7 @@ def verify(name: str, every: bool = False) -> list[dict]:
         if every or str(version.version) == alias:
             checks += [
                 {**check, "name": f"{check['name']} of version {version.version}"}
-                for check in _verify_files(version, log)
+                for check in _verify_files(version, log, alias)
             ]
     return checks
 
@@ -529,7 +529,7 @@ def _verify_stages(stages: Mapping[str, str], alias: str | None) -> dict:
     return _check("stage", True, "Stage and alias agree.")
 
 
-def _verify_files(version: ModelVersion, log: Mapping[int, Mapping]) -> list[dict]:
+def _verify_files(version: ModelVersion, log: Mapping[int, Mapping], alias: str | None) -> list[dict]:
     try:
         with tracking.files_of(version) as files:
             whole, decided = unaltered(version, files), verdict(version, files)
@@ -538,8 +538,10 @@ def _verify_files(version: ModelVersion, log: Mapping[int, Mapping]) -> list[dic
         return [_check("files", False, str(error).splitlines()[0])]
     edited = [field for field in lineage.FIELDS if version.tags.get(field) != origin.get(field)]
     tags = _check("tags", not edited, f"Edited: {', '.join(edited)}." if edited else "They say what the files say.")
-    overridden = any(entry["to"] == str(version.version) and "verdict" in entry["overridden"] for entry in log.values())
-    in_production = any(entry["to"] == str(version.version) for entry in log.values())
+    number = str(version.version)
+    entries = [entry for entry in log.values() if entry["to"] == number]
+    overridden = any("verdict" in entry["overridden"] for entry in entries)
+    in_production = bool(entries) or number == alias
     if not decided["passed"] and version.tags.get("verdict") == gate.FAILED and (overridden or not in_production):
         said = "overridden on record" if overridden else "never in Production"
         decided = {**decided, "passed": True, "sentence": f"{decided['sentence'][:-1]}; {said}."}

@@ -394,27 +394,38 @@ def describe_model(name: str, text: str) -> None:
 
 
 def stages(name: str, production: str | None = None) -> dict[str, str]:
-    """The stage of each version, after moving the stage Production to the version named `production`, if one is.
+    """The stage of each version that has one, after making `production` the one in stage Production, if it is given.
 
     The one place that knows of MLflow's deprecated stages. Where they are gone it does nothing and knows of none.
     """
     client = _client()
     move = getattr(client, "transition_model_version_stage", None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            if move is None:
-                return {}
+    if move is None:
+        return {}
+    stage = PRODUCTION.capitalize()
+
+    def known() -> dict[str, str]:
+        found = client.search_model_versions(f"name = '{name}'")
+        return {str(v.version): v.current_stage for v in found if v.current_stage not in (None, "", "None")}
+
+    with store_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
             if production is not None:
-                move(name, production, PRODUCTION.capitalize(), archive_existing_versions=True)
-            found = client.search_model_versions(f"name = '{name}'")
-            known = {str(version.version): version.current_stage for version in found}
-            return {number: stage for number, stage in known.items() if stage and stage != "None"}
-    except MlflowException as error:
-        if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"):
-            return {}
-        with store_errors():
-            raise
+                move(name, production, stage, archive_existing_versions=True)
+            return known()
+        except MlflowException as error:
+            if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"):
+                return {}
+            if production is None:
+                raise
+        # MLflow 3.17 archives by comparing numbers with text, which PostgreSQL refuses from the driver psycopg 3;
+        # then the versions move one by one
+        move(name, production, stage)
+        for number, found in known().items():
+            if found == stage and number != production:
+                move(name, number, "Archived")
+        return known()
 
 
 def model_tags(name: str) -> dict[str, str]:

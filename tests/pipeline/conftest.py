@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.pipeline.registry import empty_store, folder_with_store, keras_file, outputs  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "data": {"phantom": {"benign": 30, "malignant": 24, "normal": 18, "seed": 5}},

@@ -7,8 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -19,90 +17,22 @@ from PIL import Image
 
 from busi import DISCLAIMER
 from busi.layout import CLASSES
-from pipeline import ROOT, lineage, register, tracking, ui
+from pipeline import ROOT, lineage, promotion, register, tracking, ui
 from pipeline.outputs import StageError
 from pipeline.params import read_params
+from tests.pipeline.registry import (
+    EPOCHS,
+    KEY,
+    NAME,
+    make_metrics,
+    mlflow_server,
+    passing,
+    process_pool,
+    register_another,
+    write,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
-
-KEY = "3f" * 32
-NAME = register.SYNTHETIC_NAME
-EPOCHS = 4
-
-
-def metric(value):
-    return {"value": value, "low": round(value - 0.05, 6), "high": round(value + 0.04, 6), "n": 90}
-
-
-def make_metrics(accuracy=0.9, sensitivity=0.9):
-    overall = ("accuracy", "accuracy_wilson", "balanced_accuracy", "macro_f1", "auroc_macro")
-    each = ("sensitivity", "specificity", "precision", "f1")
-    return {name: metric(accuracy) for name in overall} | {
-        "per_class": {label: {name: metric(sensitivity) for name in each} for label in CLASSES}
-    }
-
-
-def write(path, content):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-
-
-@pytest.fixture(scope="module")
-def keras_file(tmp_path_factory):
-    import keras
-
-    keras.utils.set_random_seed(1)
-    pixels = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    path = tmp_path_factory.mktemp("keras") / "model.keras"
-    keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled)).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store with its experiment and nothing else: made once, since MLflow takes seconds for it."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect()
-    return folder / "mlruns"
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch, keras_file):
-    """A folder with what the stages before `register` declare, without a store."""
-    folder = tmp_path / "röpository one"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    counts = dict(zip(CLASSES, (3, 2, 1), strict=True))
-    write("data/dataset.json", {"name": "phantom", "synthetic": True, "source": "s", "licence": "l", "counts": counts})
-    write("data.dvc", "outs:\n- md5: 0123.dir\n  path: data\n")
-    write("dvc.lock", "schema: '2.0'\nstages:\n  train: {cmd: x}\n")
-    write("artifacts/split/split.csv", "path,label,duplicate_group,part\n")
-    write("artifacts/train/run.json", {"key": KEY, "image_size": 32})
-    rows = [f"{n},{'head' if n < 2 else 'tail'},{1 / (n + 1)},0.5,{2 / (n + 1)},0.4,0.001" for n in range(EPOCHS)]
-    header = "epoch,phase,loss,accuracy,val_loss,val_accuracy,learning_rate"
-    write("artifacts/train/history.csv", "\n".join([header, *rows]) + "\n")
-    shutil.copy(keras_file, "artifacts/train/model.keras")
-    write("artifacts/evaluate/predictions.csv", "path,label\n")
-    write("artifacts/evaluate/report.html", "<p>report")
-    write("artifacts/evaluate/figures/roc.png", "figure")
-    write("reports/metrics.json", make_metrics())
-    write("reports/validation.json", {})
-    write("reports/split.json", {})
-    return folder
-
-
-@pytest.fixture
-def folder(outputs, empty_store):
-    shutil.copytree(empty_store, "mlruns")
-    return outputs
 
 
 def registered():
@@ -125,7 +55,8 @@ def assert_one_of_each():
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     assert model.status == "READY"
     files = {file.path for file in client.list_logged_model_artifacts(model.model_id)}
-    assert {"MLmodel", "model_card.md", "gate.json", "metrics.json", "lineage.json", "data", "code"} <= files
+    evidence = {"model_card.md", "gate.json", "metrics.json", "lineage.json", "predictions.csv", "smoke.json"}
+    assert {"MLmodel", "data", "code", "checksums.json"} | evidence <= files
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": version.version}]
     assert version.source == f"models:/{model.model_id}"
     assert version.run_id == version.tags["run_id"] == run.info.run_id
@@ -153,8 +84,12 @@ def test_a_model_is_registered_with_verdict_lineage_and_card(folder):
     assert run.data.params["train.batch_size"] == str(read_params().train.batch_size)
     assert run.data.metrics["test/malignant/sensitivity_low"] == 0.85
     assert run.info.artifact_uri.startswith("mlruns/artifacts/")
-    report = Path(run.info.artifact_uri, "evaluate")
-    assert {path.name for path in report.rglob("*.*")} == {"predictions.csv", "report.html", "roc.png"}
+    logged = {path.name for path in Path(run.info.artifact_uri, "evaluate").rglob("*.*") if path.suffix != ".image"}
+    assert logged == {"predictions.csv", "report.html", "roc.png", "smoke.json"}
+    [data] = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("phantom", "0123.dir")
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+    assert (version.tags["smoke"], version.tags["temperature"], version.tags["synthetic"]) == ("passed", "1.25", "true")
 
 
 def test_registering_again_changes_nothing(folder):
@@ -236,7 +171,7 @@ def test_another_threshold_is_another_version_of_the_same_run(folder):
 def test_real_images_have_another_name(folder):
     found = json.loads(Path("data/dataset.json").read_text())
     write("data/dataset.json", {**found, "name": "busi", "synthetic": False})
-    assert register.NAME != register.SYNTHETIC_NAME
+    assert promotion.NAME != promotion.SYNTHETIC_NAME
     register.main()
     *_, [version] = registered()
     assert version.name == "busi-densenet121"
@@ -331,6 +266,56 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
     assert "image 0" in found["error"]
 
 
+def test_a_model_that_does_not_say_what_it_said_is_registered_and_named(folder, monkeypatch):
+    monkeypatch.setattr(promotion, "smoke", lambda *_: {**passing(*_), "passed": False, "sentence": "It says else."})
+    with pytest.raises(StageError, match=r"version 1 is registered but can't be promoted: It says else"):
+        register.main()
+    *_, [version] = registered()
+    assert version.tags["smoke"] == "failed"
+    monkeypatch.setattr(promotion, "smoke", passing)
+    register.main()  # tried again
+    assert assert_one_of_each()[1].tags["smoke"] == "passed"
+
+
+def test_what_was_not_in_the_commit_is_kept_as_a_patch(folder):
+    git("init")
+    write(".gitignore", "/data/\n/artifacts/\n/mlruns/\n/secret\n")
+    write("pipeline/old.py", "1\n")
+    git("add", ".")
+    git("commit", "-m", "all")
+    write("pipeline/old.py", "2\n")
+    write("pipeline/new.py", "3\n")
+    write("notes.txt", "mine\n")
+    git("add", "notes.txt")
+    before = subprocess.run(["git", "status", "--porcelain"], capture_output=True, check=True).stdout
+    patch = lineage.uncommitted()
+    assert subprocess.run(["git", "status", "--porcelain"], capture_output=True, check=True).stdout == before
+    assert "notes.txt" not in patch
+    register.main()
+    client, [run], [model], [version] = registered()
+    assert version.tags["tree"].startswith("uncommitted changes: notes.txt, pipeline/new.py, pipeline/old.py")
+    assert Path(run.info.artifact_uri, "lineage/uncommitted.patch").read_text() == patch
+    with tracking.files_of(version) as files:
+        (Path.cwd() / "kept.patch").write_bytes((files / "uncommitted.patch").read_bytes())
+    git("stash", "--include-untracked", "--", "pipeline")
+    git("apply", "kept.patch")
+    assert (Path("pipeline/old.py").read_text(), Path("pipeline/new.py").read_text()) == ("2\n", "3\n")
+
+
+def test_eight_processes_at_once_make_eight_versions(folder, monkeypatch):
+    """On the embedded store, where SQLite knows one writer at a time."""
+    register.main()  # gate.json, which all of them read
+    with process_pool(8, monkeypatch) as pool:
+        numbers = pool.starmap(register_another, [(str(folder), f"{mark}") for mark in range(8)], chunksize=1)
+    assert sorted(numbers) == list(range(2, 10))
+    _, [run], models, versions = registered()
+    assert len(models) == len(versions) == 9
+    assert len({version.tags["files_sha256"] for version in versions}) == 9
+    for version in versions:
+        with tracking.files_of(version) as files:
+            assert tracking.altered_files(version, files) == []
+
+
 def test_two_processes_on_a_store_that_is_not_there_yet_make_one_version(outputs):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pipeline.register"]
@@ -343,45 +328,17 @@ def test_two_processes_on_a_store_that_is_not_there_yet_make_one_version(outputs
 
 
 def test_a_tracking_server_serves_as_well(outputs, tmp_path, monkeypatch):
-    port = ui.choose_port(None)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"),
-        *(
-            "--artifacts-destination",
-            str(tmp_path / "served"),
-            "--host",
-            ui.HOST,
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ),
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        for _ in range(300):
-            try:
-                with urllib.request.urlopen(f"http://{ui.HOST}:{port}/health", timeout=5):
-                    break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.2)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{ui.HOST}:{port}")
+    with mlflow_server(tmp_path, f"sqlite:///{tmp_path}/server.db") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         register.main()
         register.main()
         client, [run], [model], [version] = registered()
-        assert version.tags["verdict"] == "passed"
+        assert (version.tags["verdict"], version.tags["smoke"]) == ("passed", "passed")
         assert version.run_id == run.info.run_id
         assert model.artifact_location.startswith("mlflow-artifacts:")
         served = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
         assert "MLmodel" in served
         assert not tracking.DATABASE.exists()
-    finally:
-        ui._end(server)
 
 
 def test_a_store_that_is_not_there_is_an_error_that_says_so(outputs, monkeypatch):

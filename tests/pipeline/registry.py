@@ -1,0 +1,205 @@
+"""What the stages before `register` leave, small and made here: a folder to register, promote and verify in.
+
+The model is a real one of three weights, so that the real trial by a fresh process can be run on it. It takes seconds,
+so `folder` puts a trial that always passes in its place; `REAL_SMOKE` is the real one.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from busi.layout import CLASSES
+from pipeline import ROOT, promotion, register, tracking, ui
+from pipeline.params import read_params
+
+KEY = "3f" * 32
+NAME = promotion.SYNTHETIC_NAME
+EPOCHS = 4
+REAL_SMOKE = promotion.smoke
+
+
+def metric(value, n=90):
+    return {"value": value, "low": round(value - 0.05, 6), "high": round(value + 0.04, 6), "n": n}
+
+
+def make_metrics(accuracy=0.9, sensitivity=0.9):
+    overall = ("accuracy", "accuracy_wilson", "balanced_accuracy", "macro_f1", "auroc_macro")
+    each = ("sensitivity", "specificity", "precision", "f1")
+    calibration = {"expected_calibration_error": metric(0.05), "brier_score": metric(0.2)}
+    found = {name: metric(sensitivity, 24) for name in ("sensitivity", "specificity", "ppv", "npv")}
+    chosen = {"threshold": 0.4, "target_sensitivity": 0.95, "validation_sensitivity": 0.96, "validation_images": 24}
+    return {name: metric(accuracy) for name in overall} | {
+        "per_class": {label: {name: metric(sensitivity) for name in each} for label in CLASSES},
+        **calibration,
+        "uncalibrated": calibration,
+        "operating_point": chosen | found,
+        "slices": {"label": {label: metric(accuracy, 30) for label in CLASSES}},
+    }
+
+
+def write(path, content):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def passing(version, files):
+    return {"name": "smoke", "value": 0.0, "threshold": 0.001, "passed": True, "sentence": "Taken for granted here."}
+
+
+def process_pool(count, monkeypatch):
+    """A pool of processes that are forked from one which has done the imports; these take seconds."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))  # it starts with no other path
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.pipeline.registry"])
+    return context.Pool(count)
+
+
+def register_another(folder, mark):
+    """Register the model in `folder` with other metrics, by which it is another version; in a process of its own."""
+    os.chdir(folder)
+    promotion.smoke = passing
+    register.METRICS = Path(f"metrics-{mark}.json")
+    write(register.METRICS, {**make_metrics(), "mark": mark})
+    register.write_json = lambda *_: None  # the receipt is one file for all
+    return int(register.ensure_registered(read_params())["version"])
+
+
+@contextlib.contextmanager
+def mlflow_server(folder, backend):
+    """An MLflow tracking server on this backend store, with its artifacts below `folder`; its address."""
+    port = ui.choose_port(None)
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend),
+        *("--artifacts-destination", str(folder / "served"), "--host", ui.HOST, "--port", str(port), "--workers", "1"),
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://{ui.HOST}:{port}/health", timeout=5):
+                    break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.2)
+        yield f"http://{ui.HOST}:{port}"
+    finally:
+        ui._end(server)
+
+
+@pytest.fixture(scope="session")
+def keras_file(tmp_path_factory):
+    """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
+    import keras
+
+    from busi.serving import ImageClassifier
+
+    folder = tmp_path_factory.mktemp("keras")
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled))
+    model.save(folder / "model.keras")
+
+    rng = np.random.default_rng(3)
+    files = []
+    for pixels in rng.integers(0, 256, (24, 32, 32), dtype=np.uint8):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        files.append(file.getvalue())
+    said = ImageClassifier(model, "1").predict(files)
+    table = pd.DataFrame({"path": [f"{CLASSES[i // 8]}/{CLASSES[i // 8]} ({i}).png" for i in range(24)]})
+    table["label"] = [CLASSES[i // 8] for i in range(24)]
+    table["duplicate_group"] = [f"g{i:04d}" for i in range(24)]
+    table = table.join(said[["predicted", *CLASSES]])
+    table.to_csv(folder / "predictions.csv", index=False)
+    (folder / "smoke").mkdir()
+    expected = []
+    for row, file in list(zip(table.to_dict(orient="records"), files, strict=True))[::3]:
+        digest = hashlib.sha256(file).hexdigest()
+        (folder / "smoke" / f"{digest}.image").write_bytes(file)
+        expected.append({"path": row["path"], "sha256": digest} | {label: row[label] for label in CLASSES})
+    write(folder / "smoke" / "smoke.json", expected)
+    return folder / "model.keras"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store with its experiment and nothing else: made once, since MLflow takes seconds for it."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.connect()
+    return folder / "mlruns"
+
+
+@contextlib.contextmanager
+def working_in(folder):
+    """Work in `folder`, on its embedded store, outside any git repository, with the trial of a model left out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
+        patch.setattr(promotion, "smoke", passing)
+        yield folder
+
+
+def lay_out(folder, keras_file):
+    """Write what the stages before `register` declare, without a store."""
+    folder.mkdir()
+    with working_in(folder):
+        shutil.copy(ROOT / "params.yaml", "params.yaml")
+        counts = dict(zip(CLASSES, (3, 2, 1), strict=True))
+        write(
+            "data/dataset.json", {"name": "phantom", "synthetic": True, "source": "s", "licence": "l", "counts": counts}
+        )
+        write("data.dvc", "outs:\n- md5: 0123.dir\n  path: data\n")
+        write("dvc.lock", "schema: '2.0'\nstages:\n  train: {cmd: x}\n")
+        write("artifacts/split/split.csv", "path,label,duplicate_group,part\n")
+        write("artifacts/train/run.json", {"key": KEY, "image_size": 32, "temperature": 1.25})
+        rows = [f"{n},{'head' if n < 2 else 'tail'},{1 / (n + 1)},0.5,{2 / (n + 1)},0.4,0.001" for n in range(EPOCHS)]
+        header = "epoch,phase,loss,accuracy,val_loss,val_accuracy,learning_rate"
+        write("artifacts/train/history.csv", "\n".join([header, *rows]) + "\n")
+        shutil.copy(keras_file, "artifacts/train/model.keras")
+        Path("artifacts/evaluate").mkdir()
+        shutil.copy(keras_file.with_name("predictions.csv"), "artifacts/evaluate/predictions.csv")
+        shutil.copytree(keras_file.with_name("smoke"), "artifacts/evaluate/smoke")
+        write("artifacts/evaluate/report.html", "<p>report")
+        write("artifacts/evaluate/figures/roc.png", "figure")
+        write("reports/metrics.json", make_metrics())
+        write("reports/validation.json", {})
+        write("reports/split.json", {})
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch, keras_file):
+    """A folder with what the stages before `register` declare, without a store and with the real trial."""
+    with working_in(lay_out(tmp_path / "röpository one", keras_file)) as folder:
+        monkeypatch.setattr(promotion, "smoke", REAL_SMOKE)
+        yield folder
+
+
+@pytest.fixture(name="folder")
+def folder_with_store(outputs, empty_store, monkeypatch):
+    """The same with an empty store, and without the seconds that a real trial takes."""
+    shutil.copytree(empty_store, "mlruns")
+    monkeypatch.setattr(promotion, "smoke", passing)
+    return outputs
