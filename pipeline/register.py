@@ -146,6 +146,8 @@ def _card(
         data=data,
         validation=_read(VALIDATION),
         split=_read(SPLIT),
+        training=params.of_training(),
+        temperature=_read(RUN)["temperature"],
         lineage=origin,
     )
 

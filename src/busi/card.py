@@ -1,7 +1,8 @@
 """The model card: what a model is for, what it saw, how good it is and where it fails, as Markdown.
 
-Follows Mitchell et al., Model Cards for Model Reporting (FAT* 2019), as far as a machine can fill it in. Everything
-comes from the tables the stages write; a value they lack reads "not recorded".
+Follows Mitchell et al., Model Cards for Model Reporting (FAT* 2019), and the items of CLAIM (Tejani et al., Radiol.
+Artif. Intell. 2024) and TRIPOD+AI (Collins et al., BMJ 2024) that a machine can fill in. Everything comes from the
+tables the stages write; a value they lack reads "not recorded", and so does what no stage knows.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 import jinja2
 
 from busi import DISCLAIMER
-from busi.gate import RULES
+from busi.gate import RULES, SLICE_IMAGES
 from busi.layout import CLASSES
 
 MISSING = "not recorded"
@@ -35,12 +36,12 @@ Accuracy {{ metrics.accuracy | interval }} on {{ metrics.accuracy.n }} test imag
 
 ## Gate
 
-| rule | value | threshold | verdict |
-| --- | --- | --- | --- |
+| rule | value | threshold | verdict | what was found |
+| --- | --- | --- | --- | --- |
 {% for row in decision.rules %}
 | {{ row.name }} | {{ row.value | number }} | \
 {% if row.threshold is none %}off{% else %}{{ signs[row.name] }} {{ row.threshold | number }}{% endif %} | \
-{% if row.passed is none %}not decided{% elif row.passed %}passed{% else %}**failed**{% endif %} |
+{% if row.passed is none %}not decided{% elif row.passed %}passed{% else %}**failed**{% endif %} | {{ row.sentence }} |
 {% endfor %}
 
 ## Metrics
@@ -65,14 +66,47 @@ bootstrap over near-duplicate groups.
 
 {% endfor %}
 
+## Operating point
+
+Called malignant from a probability of {{ point.threshold | number }}: chosen on \
+{{ point.validation_images }} malignant validation images to find {{ point.target_sensitivity | percent }} of them; it finds \
+{{ point.validation_sensitivity | percent }} there. On test:
+
+| sensitivity | specificity | positive predictive value | negative predictive value |
+| --- | --- | --- | --- |
+| {{ point.sensitivity | interval_n }} | {{ point.specificity | interval_n }} | {{ point.ppv | interval_n }} | \
+{{ point.npv | interval_n }} |
+
+Predictive values hold for the share of malignant images of this test set only.
+
+## Calibration
+
+One temperature, {{ temperature | number }}, fitted on validation and part of the model.
+
+| | before | after |
+| --- | --- | --- |
+| expected calibration error, 10 bins | {{ metrics.uncalibrated.expected_calibration_error | interval }} | \
+{{ metrics.expected_calibration_error | interval }} |
+| Brier score | {{ metrics.uncalibrated.brier_score | interval }} | {{ metrics.brier_score | interval }} |
+
+## Slices
+
+| slice | accuracy | images |
+| --- | --- | --- |
+{% for slicing, parts in metrics.slices | items %}
+{% for part, metric in parts | items %}
+| {{ slicing }}: {{ part }} | {{ metric | interval }} | \
+{{ metric.n }}{% if metric.n < few %}, too few to say{% endif %} |
+{% endfor %}
+{% endfor %}
+
 ## Intended use
 
 Research and education: studying how such classifiers are trained, evaluated, versioned and served. \
 Input is one B-mode breast-ultrasound image as an encoded file, output one probability a class.
 
 Not for: diagnosis, triage, screening or any decision about a patient; images of other organs or \
-modalities, Doppler or elastography. Its probabilities are the network's own: they are not calibrated, \
-and classes were weighted in training.
+modalities, Doppler or elastography.
 
 ## Limits
 
@@ -95,10 +129,16 @@ known label conflicts and other label noise (Pawłowska et al. 2023).
 | {{ data.name }}{% if data.synthetic %} (synthetic){% endif %} | \
 {% for label in classes %}{{ data.counts[label] }} | {% endfor %}{{ data.source }} | {{ data.licence }} |
 
-Excluded: mask files ({{ data.masks }}) never enter as images; {{ quarantined }} images of conflicting label are \
-quarantined. \
-Found by validation: {{ twins }} images with a near-duplicate, {{ validation.annotated }} with burnt-in \
-annotation; {{ expectations }}.
+| flow | images | why |
+| --- | --- | --- |
+| image files in the set | {{ validation.images }} | {{ expectations }} |
+| mask files, not counted | {{ data.masks }} | never enter as images |
+| set aside | {{ quarantined }} | a near-duplicate carries another label |
+| train | {{ flow.train }} | weights |
+| validation | {{ flow.val }} | epoch, temperature, operating point |
+| test | {{ flow.test }} | the figures of this card |
+
+Found by validation: {{ twins }} images with a near-duplicate, {{ validation.annotated }} with burnt-in annotation.
 
 ## Split
 
@@ -115,6 +155,39 @@ By near-duplicate group, stratified by class; a group is never divided.
 
 A plain random split would have put a near-duplicate of {{ split.random_split_leak.value | percent }} of its test \
 images into training.
+
+## Model
+
+| item | value |
+| --- | --- |
+| architecture | DenseNet121, global average pooling, one dense layer with softmax |
+| input | {{ training.featurize.image_size }} × {{ training.featurize.image_size }} pixels, gray, 0 to 255 |
+| starting weights | {{ training.featurize.weights }} |
+| frozen up to | {{ training.featurize.boundary }} |
+| augmented views of a training image | {{ training.featurize.views }} |
+| at most epochs | {{ training.train.head_epochs }} of the head, {{ training.train.tail_epochs }} of all behind the \
+boundary |
+| learning rates | {{ training.train.head_learning_rate }}, {{ training.train.tail_learning_rate }} |
+| loss | cross-entropy, classes weighted, labels smoothed by {{ training.train.label_smoothing }} |
+| dropout, weight decay | {{ training.train.dropout }}, {{ training.train.weight_decay }} |
+| seeds | split {{ training.split.seed }}, views {{ training.featurize.seed }}, training {{ training.train.seed }} |
+
+## Reporting items
+
+Of CLAIM 2024 and TRIPOD+AI; those of the sections above are not repeated.
+
+| item | state |
+| --- | --- |
+| eligibility, recruitment, dates, consent, ethics | not recorded |
+| age, sex, breast density, ethnicity | not recorded |
+| device, probe, frequency, settings | not recorded |
+| reference standard, who labelled and how | not recorded; the label is the image's folder |
+| missing data | none is filled in: an image that can't be read stops validation |
+| sample size | not planned; the intervals say what it is worth |
+| external validation | not done |
+| comparison with readers, clinical use, fairness by subgroup | not done |
+| code, data, parameters, environment | by the lineage below; `python -m pipeline.reproduce VERSION` rebuilds it |
+| protocol, registration, funding, interests | not recorded |
 
 ## Lineage
 
@@ -152,6 +225,8 @@ def render(
     data: Mapping,
     validation: Mapping,
     split: Mapping,
+    training: Mapping,
+    temperature: float,
     lineage: Mapping,
 ) -> str:
     """Write the card.
@@ -164,6 +239,8 @@ def render(
         data: the content of `data/dataset.json`.
         validation: the content of `reports/validation.json`.
         split: the content of `reports/split.json`.
+        training: the sections `split`, `featurize` and `train` of the parameters.
+        temperature: what the logits were divided by.
         lineage: name to text.
 
     Returns:
@@ -177,7 +254,12 @@ def render(
         confidence=confidence,
         data=data,
         split=split,
+        training=training,
+        temperature=temperature,
         lineage=lineage,
+        point=metrics.get("operating_point", {}),
+        few=SLICE_IMAGES,
+        flow={part: sum(counts.values()) for part, counts in split.get("images", {}).items()},
         quarantined=MISSING if quarantine is None else sum(quarantine.values()),
         validation=validation,
         twins=_twins(validation),
@@ -253,6 +335,14 @@ def _interval(metric: object) -> str:
     return f"{_number(metric['value'])} ({_range(metric)})"
 
 
+def _interval_n(metric: object) -> str:
+    return f"{_interval(metric)}, n = {metric['n']}" if isinstance(metric, Mapping) and "n" in metric else MISSING
+
+
+def _items(value: object) -> list[tuple]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
 def _cell(value: object) -> str:
     """Text that can't break a table or start markup, whatever a folder or a remote is called."""
     text = MISSING if value is None else " ".join(str(value).split())
@@ -263,3 +353,4 @@ _ENVIRONMENT = jinja2.Environment(  # noqa: S701 - Markdown, not HTML; `_cell` e
     undefined=_NotRecorded, finalize=_cell, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
 )
 _ENVIRONMENT.filters |= {"number": _number, "percent": _percent, "range": _range, "interval": _interval}
+_ENVIRONMENT.filters |= {"interval_n": _interval_n, "items": _items}

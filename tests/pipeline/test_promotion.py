@@ -204,9 +204,7 @@ def test_a_model_of_phantoms_is_refused_under_the_real_name(three):
     version = promotion.choose(NAME, 3)
     client.create_registered_model(promotion.NAME)
     client.create_model_version(promotion.NAME, version.source, version.run_id, tags=dict(version.tags))
-    with pytest.raises(
-        StageError, match=r"kind: It was trained on synthetic .* belongs to busi-densenet121-phantom"
-    ):
+    with pytest.raises(StageError, match=r"kind: It was trained on synthetic .* belongs to busi-densenet121-phantom"):
         promotion.promote(promotion.NAME, None, read_params(), True, "all the same", lambda *_: None)
 
 
