@@ -30,11 +30,9 @@ def main() -> None:
     )
     print(f"gate       {decision['verdict']}")
     for rule in decision["rules"]:
-        if rule["passed"] is None:
-            print(f"             {rule['name']:<22} off")
-        else:
-            mark = "" if rule["passed"] else "  <- failed"
-            print(f"             {rule['name']:<22} {rule['value']:.3f}, at least {rule['threshold']:.2f}{mark}")
+        value = "not measured" if rule["value"] is None else f"{rule['value']:.3f}"
+        wanted = "off" if rule["threshold"] is None else f"{gate.RULES[rule['name']].sign} {rule['threshold']:.2f}"
+        print(f"             {rule['name']:<27} {value}, {wanted}{'  <- failed' if rule['passed'] is False else ''}")
     print(f"model      {receipt['name']} version {receipt['version']}")
     print(f"report     {REPORT}")
     if DATA_DOCS.is_file():  # not a declared output, so neither pulled nor restored

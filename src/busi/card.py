@@ -69,8 +69,8 @@ bootstrap over near-duplicate groups.
 ## Operating point
 
 Called malignant from a probability of {{ point.threshold | number }}: chosen on \
-{{ point.validation_images }} malignant validation images to find {{ point.target_sensitivity | percent }} of them; it finds \
-{{ point.validation_sensitivity | percent }} there. On test:
+{{ point.validation_images }} malignant validation images to find \
+{{ point.target_sensitivity | percent }} of them; it finds {{ point.validation_sensitivity | percent }} there. On test:
 
 | sensitivity | specificity | positive predictive value | negative predictive value |
 | --- | --- | --- | --- |
