@@ -46,6 +46,7 @@ FORCIBLE = ("verdict", "not_worse_than_production")
 
 AUDIT, NOTE = "audit.", "promoting."
 PATIENCE = 60  # seconds after which the note of another machine is taken for that of a killed process
+LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
 TRIES = 5  # to be the only one who promotes, where several begin in the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[dict]], None]
 
@@ -92,7 +93,7 @@ def run_checks(version: ModelVersion, params: Params, production: ModelVersion |
     """
     with tracking.files_of(version) as files:
         whole = unaltered(version, files)
-        checks = [verdict(version, files), finished(version), kind(version)]
+        checks = [verdict(version, files), finished(version), kind(version, files)]
         checks.append(whole if params.promote.unaltered else _off("unaltered"))
         if not params.promote.smoke:
             checks.append(_off("smoke"))
@@ -132,11 +133,13 @@ def finished(version: ModelVersion) -> dict:
     return _check("finished", True, "Its run ended well and it was tried at registration.")
 
 
-def kind(version: ModelVersion) -> dict:
+def kind(version: ModelVersion, files: Path) -> dict:
     """A model of synthetic images is never taken for one of real images, nor the other way round."""
-    synthetic = version.tags.get("synthetic")
+    synthetic = (_evidence(files, "lineage.json") or {}).get("synthetic")
     if synthetic not in ("true", "false"):
         return _check("kind", False, "It does not say whether it was trained on synthetic images.")
+    if version.tags.get("synthetic") != synthetic:
+        return _check("kind", False, "Its tag `synthetic` says other than lineage.json: the tag was edited.")
     expected = registered_name({"synthetic": synthetic == "true"})
     images = "synthetic" if synthetic == "true" else "real"
     if version.name != expected:
@@ -252,7 +255,8 @@ def promote(
 
     Args:
         name: the registered model.
-        number: version, or None for the newest that passed the gate.
+        number: version, or None for the newest that passed the gate. The present Production version may be named
+            to set right what was moved by hand.
         force: override the checks of `FORCIBLE`; needs a reason.
         reason: kept in the audit log, and on the version when something was overridden.
         agree: called with the version, the present Production version or None and the checks, before anything moves;
@@ -266,7 +270,7 @@ def promote(
     """
     chosen = choose(name, number)
     production = _production(name)
-    if production is not None and str(production.version) == str(chosen.version):
+    if production is not None and str(production.version) == str(chosen.version) and _agrees(name):
         raise StageError(f"{name} version {chosen.version} is in Production already; nothing was changed")
     checks = run_checks(chosen, params, production)
     failed = [check for check in checks if check["passed"] is False]
@@ -305,7 +309,7 @@ def rollback(name: str, reason: str, agree: Agree) -> dict:
         raise StageError(f"no version of {name} was in Production before version {production.version}")
     chosen = choose(name, int(before[-2]))
     with tracking.files_of(chosen) as files:
-        checks = [finished(chosen), kind(chosen), unaltered(chosen, files)]
+        checks = [finished(chosen), kind(chosen, files), unaltered(chosen, files)]
         if checks[-1]["passed"]:
             checks.append(smoke(chosen, files))
     failed = [check for check in checks if not check["passed"]]
@@ -327,7 +331,7 @@ def production_stack(entries: Iterable[Mapping]) -> list[str]:
     for entry in entries:
         if entry["action"] == "rollback" and len(stack) > 1 and stack[-2] == entry["to"]:
             stack.pop()
-        else:
+        elif stack[-1:] != [entry["to"]]:
             stack.append(entry["to"])
     return stack
 
@@ -373,6 +377,8 @@ def _recover(name: str) -> list[str]:
 def _move(action: str, to: ModelVersion, production: ModelVersion | None, overridden: list[str], reason: str) -> dict:
     """Move Production: note, alias, stage, entry, note gone. From the alias on it is so."""
     name, before = to.name, None if production is None else str(production.version)
+    if len(reason) > LONGEST_REASON:
+        raise StageError(f"the reason has {len(reason)} characters; at most {LONGEST_REASON} fit into the audit log")
     note = {
         "id": uuid.uuid4().hex,
         "action": action,
@@ -491,16 +497,16 @@ def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> dic
     for note in notes.values():
         sentence = f"{note['who']} began to {note['action']} version {note['to']}; the next command sets it right."
         return _check("audit log", False, sentence)
-    before = None
+    before, unknown = None, []
     for place, (number, entry) in enumerate(log.items(), start=1):
         if number != place:
             return _check("audit log", False, f"Entry {place} is missing: it was deleted by hand.")
         if entry["from"] != before:
-            return _check(
-                "audit log", False, f"Entry {number} began at version {entry['from']}, but {before} was in Production."
-            )
+            unknown.append(f"; entry {number} found version {entry['from']} in Production, where no entry had put it")
         before = entry["to"]
-    return _check("audit log", True, f"{len(log)} {'entry' if len(log) == 1 else 'entries'}, no gap.")
+    count = f"{len(log)} {'entry' if len(log) == 1 else 'entries'}, no gap"
+    # What was moved by hand and set right by a later entry stays in sight, but is not so any more
+    return _check("audit log", True, f"{count}{''.join(unknown)}.")
 
 
 def _verify_alias(alias: str | None, stack: list[str]) -> dict:
@@ -554,6 +560,12 @@ def short_time(when: str) -> str:
 
 
 # Below this line nothing is for other modules
+
+
+def _agrees(name: str) -> bool:
+    """Whether alias, stage and audit log say the same."""
+    alias, stack = tracking.production_version(name), production_stack(audit_log(name).values())
+    return _verify_alias(alias, stack)["passed"] and _verify_stages(tracking.stages(name), alias)["passed"]
 
 
 def _production(name: str) -> ModelVersion | None:

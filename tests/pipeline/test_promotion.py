@@ -178,7 +178,7 @@ def test_rollback_goes_back_one_each_time(three):
         (lambda v: (files(v) / "predictions.csv").unlink(), "unaltered", "predictions.csv is missing"),
         (lambda v: write(files(v) / "checksums.json", {}), "unaltered", "checksums.json was changed"),
         (lambda v: tracking.set_version_tags(NAME, v, {"smoke": "failed"}), "finished", "failed"),
-        (lambda v: tracking.set_version_tags(NAME, v, {"synthetic": "false"}), "kind", "belongs to busi-densenet121"),
+        (lambda v: tracking.set_version_tags(NAME, v, {"synthetic": "false"}), "kind", "tag was edited"),
         (lambda v: tracking.connect().set_terminated(promotion.choose(NAME, 3).run_id, "FAILED"), "finished", "run"),
     ],
 )
@@ -289,11 +289,27 @@ def test_each_way_round_the_gate_is_found(three):
     assert "deleted by hand" in wrong()["audit log"]
 
 
-def test_a_version_that_another_put_into_production_has_no_way_back_by_the_log(three):
+def test_what_was_moved_by_hand_is_set_right_by_a_promotion_and_stays_in_sight(three):
     promote_version(1)
     tracking.set_alias(NAME, "3")
     with pytest.raises(StageError, match="gone round the gate"):
         promotion.rollback(NAME, "", lambda *_: None)
+    promote_version(3, reason="meant, but done by hand")
+    assert production() == ("3", ["3"], "3")
+    assert wrong() == {}
+    [log] = [check["sentence"] for check in promotion.verify(NAME) if check["name"] == "audit log"]
+    assert "entry 2 found version 3 in Production, where no entry had put it" in log
+    move_stage("2")
+    promote_version(3)
+    assert production() == ("3", ["3"], "3")
+    assert wrong() == {}
+    assert promotion.rollback(NAME, "", lambda *_: None)["to"] == "1"
+
+
+def test_a_reason_that_does_not_fit_is_refused_before_anything_moves(three):
+    with pytest.raises(StageError, match="2001 characters"):
+        promote_version(2, force=True, reason="x" * 2001)
+    assert production() == (None, [], None)
 
 
 # Kills and races
