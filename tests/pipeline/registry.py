@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -79,10 +80,17 @@ def register_another(folder, mark):
     return int(register.ensure_registered(read_params())["version"])
 
 
+def free_port():
+    """A port that the system gives: two test processes that look at the same moment get two."""
+    with socket.socket() as probe:
+        probe.bind((ui.HOST, 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
 def mlflow_server(folder, backend):
     """An MLflow tracking server on this backend store, with its artifacts below `folder`; its address."""
-    port = ui.choose_port(None)
+    port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend),
         *("--artifacts-destination", str(folder / "served"), "--host", ui.HOST, "--port", str(port), "--workers", "1"),

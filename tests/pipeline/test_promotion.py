@@ -18,12 +18,13 @@ import yaml
 from typer.testing import CliRunner
 
 from busi import DISCLAIMER
-from pipeline import ROOT, promote, promotion, register, tracking, ui
+from pipeline import ROOT, promote, promotion, register, tracking
 from pipeline.outputs import StageError
 from pipeline.params import read_params
 from tests.pipeline.registry import (
     NAME,
     REAL_SMOKE,
+    free_port,
     lay_out,
     make_metrics,
     mlflow_server,
@@ -398,6 +399,22 @@ def test_where_stages_are_gone_everything_works(three, monkeypatch):
     assert wrong() == {}
 
 
+def test_where_the_old_stage_can_not_be_archived_along_the_versions_move_one_by_one(three, monkeypatch):
+    """As with PostgreSQL through psycopg 3, which refuses what MLflow 3.17 asks for."""
+    real = mlflow.MlflowClient.transition_model_version_stage
+
+    def refusing(self, name, version, stage, archive_existing_versions=False):
+        if archive_existing_versions:
+            raise mlflow.MlflowException("operator does not exist: integer <> character varying")
+        return real(self, name, version, stage)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "transition_model_version_stage", refusing)
+    promote_version(1)
+    promote_version(3)
+    assert tracking.stages(NAME) == {"1": "Archived", "3": "Production"}
+    assert wrong() == {}
+
+
 # The real trial
 
 
@@ -480,7 +497,7 @@ def postgres():
     with tempfile.TemporaryDirectory(prefix="busi-") as folder:
         if as_other:
             shutil.chown(folder, "postgres")
-        port = ui.choose_port(None) + 1000
+        port = free_port()
 
         def run(program, *arguments, check=True):
             command = [*as_other, str(found[-1].with_name(program)), "-D", f"{folder}/db", *arguments]
