@@ -79,4 +79,4 @@ lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
 
 lock: ## Renew requirements.lock from requirements.in (needs uv)
-	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --no-annotate --quiet requirements.in -o requirements.lock

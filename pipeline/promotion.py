@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busi import DISCLAIMER, gate
+from busi import DISCLAIMER, card, gate
 from busi.metrics import accuracy_difference
 from pipeline import ROOT, lineage, tracking
 from pipeline.outputs import StageError, sha256
@@ -380,7 +381,6 @@ def _move(action: str, to: ModelVersion, production: ModelVersion | None, overri
     if len(reason) > LONGEST_REASON:
         raise StageError(f"the reason has {len(reason)} characters; at most {LONGEST_REASON} fit into the audit log")
     note = {
-        "id": uuid.uuid4().hex,
         "action": action,
         "from": before,
         "to": str(to.version),
@@ -389,6 +389,7 @@ def _move(action: str, to: ModelVersion, production: ModelVersion | None, overri
         "verdict": to.tags.get("verdict", "none"),
         "overridden": overridden,
         "reason": reason.strip(),
+        "id": uuid.uuid4().hex,
     }
     with tracking.locked():
         _recover(name)
@@ -595,11 +596,13 @@ def _description(log: Mapping[int, Mapping]) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     head = "| when | what | version | verdict | who | reason |\n| --- | --- | --- | --- | --- | --- |"
     current = list(log.values())[-1]["to"]
-    return "\n".join([f"**{DISCLAIMER}**", "", f"In Production: version {current}.", "", head, *rows])
+    lines = [f"**{DISCLAIMER}**", "", f"In Production: version {current}.", "", head, *rows, ""]
+    return card.describe("\n".join(lines), tracking.DESCRIPTION_LIMIT, "")
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "-"
+    """A reason in a table: short, and without what Markdown would take for markup."""
+    return textwrap.shorten(text, 80, placeholder=" ...").replace("|", "\\|").replace("<", "&lt;") or "-"
 
 
 def _who() -> str:
