@@ -1,7 +1,7 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run repro data remote weights ui promote test lint lock
+.PHONY: help env run flow server worker data remote weights ui promote test lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -10,6 +10,11 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 # DVC keeps its index here instead of below /var/tmp
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
+# And Prefect its files, also those of a worker's flow runs, which start elsewhere and find the repository by BUSI_ROOT
+export PREFECT_HOME := $(CURDIR)/.cache/prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export BUSI_ROOT := $(CURDIR)
 unexport PYTHONPATH PYTHONHOME
 
 help: ## List the targets
@@ -29,6 +34,18 @@ run: $(ENV) ## Data (the embedded set when there is none), all stages, and a clo
 	@python -m pipeline.data
 	@dvc repro
 	@python -m pipeline.summary
+
+flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='train.seed=3 split.seed=4'
+	@python -m pipeline.flow $(if $(UNTIL),--until $(UNTIL)) $(if $(FORCE),--force) $(foreach change,$(SET),--set '$(change)')
+
+server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200)
+	@prefect server start --host 127.0.0.1 --port $(or $(PORT),4200)
+
+worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a worker for its runs
+	@prefect work-pool inspect busi >/dev/null || prefect work-pool create busi --type process
+	@prefect --no-prompt deploy --all
+	@prefect worker start --pool busi
 
 data: $(ENV) ## Bring data in: make data SOURCE=phantom | busi | kaggle | path to a zip or folder
 	@python -m pipeline.data $(if $(SOURCE),"$(SOURCE)")
