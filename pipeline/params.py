@@ -167,7 +167,8 @@ def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
             place = place.get(section) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             raise StageError(f"{key}: {path} has no section {'.'.join(sections)!r}; docs/parameters.md lists them all")
-        place[name] = value
+        # As PyYAML spells it, which is the one that reads: 1.0e-05, where the editor writes 1e-05, text to PyYAML
+        place[name] = editor.load(yaml.safe_dump({name: value}))[name]
     text = io.StringIO()
     editor.dump(values, text)
     _check(text.getvalue(), f"{path} with {', '.join(f'{key}={value!r}' for key, value in changes.items())}")

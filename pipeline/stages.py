@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +34,7 @@ SUMMARY = "summary"  # and the one after them: the store holds what the stages s
 LAST_LINES = 12
 PROGRESS_SECONDS = 15  # between two lines of one progress bar
 POLL_SECONDS = 1.0
-GRACE_SECONDS = 8  # for a process group to end by itself, after each signal
+GRACE_SECONDS = 5  # for a process group to end, after each signal
 
 RAN = re.compile(r"^Running stage '")
 SKIPPED = re.compile(r"didn't change, skipping|is cached - skipping run")
@@ -139,7 +138,7 @@ def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
     """Wait while a DVC process runs a stage in this repository, and say which.
 
     Raises:
-        StageError: it is still at work at the deadline, of `time.monotonic()`.
+        StageTimeout: it is still at work at the deadline, of `time.monotonic()`.
     """
     said = None
     while holder := _dvc_at_work():
@@ -151,8 +150,42 @@ def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def follow(step: str, command: list[str], deadline: float, say: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Run a command in a process group of its own and hand on each line it prints.
+
+    A progress bar, which draws over itself with carriage returns, gives a line each `PROGRESS_SECONDS` and its last.
+    When this call is left by an exception, a cancelled flow's among them, the whole group is ended.
+
+    Returns:
+        The exit code, and the lines.
+
+    Raises:
+        StageTimeout: the deadline, of `time.monotonic()`, has passed.
+    """
+    lines = []
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
+    try:
+        for line in _lines(process, step, deadline):
+            lines.append(line)
+            say(line)
+        return process.wait(), lines
+    except BaseException:
+        _end_group(process)
+        raise
+    finally:
+        process.stdout.close()
+
+
 def _run_module(step: str, deadline: float, say: Callable[[str], None]) -> None:
-    code, lines = _follow(step, [sys.executable, "-m", f"pipeline.{step}"], deadline, say)
+    wait_for_dvc(deadline, say)
+    code, lines = follow(step, [sys.executable, "-m", f"pipeline.{step}"], deadline, say)
     if code:
         raise _failure(step, lines, code)
 
@@ -163,7 +196,7 @@ def _repro(step: str, deadline: float, say: Callable[[str], None], *, force: boo
     command += [str(DATA_DVC)] if step == DATA else [*(["--force"] if force else []), step]
     while True:
         wait_for_dvc(deadline, say)
-        code, lines = _follow(step, command, deadline, say)
+        code, lines = follow(step, command, deadline, say)
         if code == 0:
             return lines
         if not any(map(BUSY.search, lines)):
@@ -182,32 +215,6 @@ def _failure(step: str, lines: list[str], code: int) -> StageError:
 
 def _shown(lines: list[str]) -> str:
     return "\n".join(f"  {line}" for line in [line for line in lines if line.strip()][-LAST_LINES:])
-
-
-def _follow(step: str, command: list[str], deadline: float, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run a command in a process group of its own and hand on each line; the whole group ends with this call.
-
-    A progress bar, which draws over itself with carriage returns, gives a line each `PROGRESS_SECONDS` and its last.
-    """
-    lines: deque[str] = deque(maxlen=500)
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
-    )
-    try:
-        for line in _lines(process, step, deadline):
-            lines.append(line)
-            say(line)
-        return process.wait(), list(lines)
-    except BaseException:
-        _end_group(process)
-        raise
-    finally:
-        process.stdout.close()
 
 
 def _lines(process: subprocess.Popen, step: str, deadline: float) -> Iterator[str]:
@@ -244,8 +251,11 @@ def _end_group(process: subprocess.Popen) -> None:
     try:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             os.killpg(process.pid, ending)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=GRACE_SECONDS)
+            deadline = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)  # is anyone left?
+                time.sleep(0.05)
     except ProcessLookupError:
         process.wait()
     except BaseException:  # interrupted again
