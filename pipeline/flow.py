@@ -64,7 +64,7 @@ def run_stages(until: str | None = None, force: bool = False, overrides: dict[st
     """Bring data in if it is missing, then run every stage that has something to do.
 
     Args:
-        until: the last stage to run; all of them without it.
+        until: the last step to run; all of them without it.
         force: run the stages although nothing changed.
         overrides: values to write into params.yaml first, by dotted key: {"train.seed": 3}.
     """
@@ -75,7 +75,7 @@ def run_stages(until: str | None = None, force: bool = False, overrides: dict[st
             if overrides:
                 wait_for_dvc(time.monotonic() + read_params().flow.timeout[DATA], logger.info)
                 override(overrides)
-            settings = _settings(steps)
+            settings = _settings()
             states: dict[str, State] = {}
             for step in steps:
                 before = list(states.values())[-1:]
@@ -106,12 +106,12 @@ def run_stage(step: str, timeout: int, force: bool = False) -> State:
 
 def plan(until: str | None) -> list[str]:
     """The steps of a flow run, in order."""
-    names = stage_names()
+    steps = [DATA, *stage_names(), SUMMARY]
     if until is None:
-        return [DATA, *names, SUMMARY]
-    if until not in names:
-        raise StageError(f"no stage {until!r} in dvc.yaml; its stages are {', '.join(names)}")
-    return [DATA, *names[: names.index(until) + 1]]
+        return steps
+    if until not in steps:
+        raise StageError(f"no step {until!r}; the steps are {', '.join(steps)}")
+    return steps[: steps.index(until) + 1]
 
 
 def close(states: Mapping[str, State]) -> State:
@@ -163,7 +163,7 @@ def notify(text: str, logger) -> None:
 
 
 def main(
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="The last one to run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run the stages although nothing changed.")] = False,
     changes: Annotated[
         list[str] | None,
@@ -187,14 +187,14 @@ def _parse(change: str) -> tuple[str, Any]:
     return key, yaml.safe_load(value)
 
 
-def _settings(steps: list[str]) -> Settings:
+def _settings() -> Settings:
     settings = read_params().flow
-    expected = {DATA, *stage_names(), SUMMARY}
-    if expected != set(settings.timeout):
-        differing = ", ".join(sorted(expected ^ set(settings.timeout)))
+    steps = plan(None)
+    if set(steps) != set(settings.timeout):
+        differing = ", ".join(sorted(set(steps) ^ set(settings.timeout)))
         raise StageError(
             f"params.yaml: flow.timeout and the steps of the flow differ by {differing}\n"
-            f"  it needs one number for each of {', '.join(plan(None))}"
+            f"  it needs one number for each of {', '.join(steps)}"
         )
     return settings
 

@@ -38,6 +38,7 @@ GRACE_SECONDS = 5  # for a process group to end, after each signal
 
 RAN = re.compile(r"^Running stage '")
 SKIPPED = re.compile(r"didn't change, skipping|is cached - skipping run")
+NOTHING_TO_DO = re.compile(r"^data/ is there already")
 BUSY = re.compile(r"is busy, it is being blocked by")
 EXIT_CODE = re.compile(r"exited with (\d+)")
 DVC_ECHO = re.compile(r"ERROR: failed to reproduce|Running stage '|> python -m ")
@@ -90,14 +91,17 @@ def run_step(step: str, *, timeout: float, say: Callable[[str], None], force: bo
     started = time.monotonic()
     deadline = started + timeout
     before = output_hashes(step)
-    ran = True
-    if step in (DATA, SUMMARY):
+    if step == SUMMARY:
         _run_module(step, deadline, say)
-    if step != SUMMARY:
+        ran = True
+    elif step == DATA:
+        ran = not any(map(NOTHING_TO_DO.search, _run_module(step, deadline, say)))
+        _repro(step, deadline, say, force=False)
+    else:
         lines = _repro(step, deadline, say, force=force)
         ran = any(map(RAN.search, lines))
         if not ran and not any(map(SKIPPED.search, lines)):
-            raise StageError(f"{step}: DVC said neither that it ran the stage nor that it skipped it\n" + _shown(lines))
+            raise StageError(f"{step}: DVC said neither that it ran the stage nor that it skipped it\n{_shown(lines)}")
     return Outcome(step, ran, time.monotonic() - started, output_hashes(step) != before)
 
 
@@ -183,11 +187,12 @@ def follow(step: str, command: list[str], deadline: float, say: Callable[[str], 
         process.stdout.close()
 
 
-def _run_module(step: str, deadline: float, say: Callable[[str], None]) -> None:
+def _run_module(step: str, deadline: float, say: Callable[[str], None]) -> list[str]:
     wait_for_dvc(deadline, say)
     code, lines = follow(step, [sys.executable, "-m", f"pipeline.{step}"], deadline, say)
     if code:
         raise _failure(step, lines, code)
+    return lines
 
 
 def _repro(step: str, deadline: float, say: Callable[[str], None], *, force: bool) -> list[str]:

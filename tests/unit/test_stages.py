@@ -170,7 +170,8 @@ def test_a_second_flow_waits_and_says_for_whom(folder):
 def test_the_lock_of_a_killed_flow_is_free(folder):
     holder = subprocess.Popen(
         python(
-            "from pipeline.stages import alone; import time\nwith alone(print): print('held', flush=True); time.sleep(99)"
+            "import time\nfrom pipeline.stages import alone\n"
+            "with alone(print): print('held', flush=True); time.sleep(99)"
         ),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
