@@ -8,6 +8,7 @@ for as long as it runs.
 import base64
 import json
 import os
+import signal
 import sys
 import time
 import urllib.request
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from prefect import Flow, flow, get_run_logger, task
+from prefect import Flow, flow, get_client, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.blocks.core import Block
 from prefect.cache_policies import NO_CACHE
@@ -174,10 +175,23 @@ def main(
     with stage("flow"):
         overrides = dict(_parse(change) for change in changes or [])
         try:
+            _start_server()
             state = run_stages(until, force, overrides or None, return_state=True)
         except KeyboardInterrupt:
             raise StageError("cancelled; the stage's processes are ended, `dvc repro` or `make flow` goes on") from None
     sys.exit(0 if state.is_completed() else 1)
+
+
+def _start_server() -> None:
+    """Start the server that Prefect brings along where no other is named, deaf to Ctrl-C.
+
+    A terminal sends that to every process in front. The flow must still reach its server to say that it was cancelled.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _parse(change: str) -> tuple[str, Any]:

@@ -274,10 +274,32 @@ def test_a_flow_waits_for_a_dvc_repro_and_says_so(served):
         rf"waiting: .*dvc repro train \(PID {repro.pid}\) is at work here", line := flow.stdout.readline()
     ):
         assert line, "the flow did not wait"
-    os.killpg(repro.pid, signal.SIGINT)
-    repro.communicate(timeout=PATIENCE)
+    os.killpg(repro.pid, signal.SIGKILL)  # DVC's own note of who is at work stays behind
+    repro.communicate()
     output, _ = flow.communicate(timeout=PATIENCE)
     assert flow.returncode == 0, output
+
+
+def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(served):
+    workspace = served.workspace
+    started = (
+        "import runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as at a terminal, wherever the tests run
+        "sys.argv = ['flow', '--until', 'validate', '--force']\n"
+        "runpy.run_module('pipeline.flow', run_name='__main__')"
+    )
+    api = workspace.environment.pop("PREFECT_API_URL")
+    process = workspace.start("python", "-c", started)
+    workspace.environment["PREFECT_API_URL"] = api
+    while "> python -m pipeline.validate" not in (line := process.stdout.readline()):
+        assert line, "validate did not begin"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, output
+    assert "error in flow: cancelled" in output
+    assert "Traceback" not in output
+    assert running(workspace.folder, "pipeline.validate") == []
+    assert "up to date" in workspace.dvc("repro", "validate")
 
 
 @pytest.mark.parametrize(
