@@ -43,6 +43,8 @@ server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200
 
 worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a worker for its runs
+	@python -c 'import os, urllib.request; urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=10)' \
+	  2>/dev/null || { echo "error: no Prefect server answers at $$PREFECT_API_URL; start one with make server"; exit 1; }
 	@prefect work-pool inspect busi >/dev/null || prefect work-pool create busi --type process
 	@prefect --no-prompt deploy --all
 	@prefect worker start --pool busi

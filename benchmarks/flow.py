@@ -48,7 +48,10 @@ def main(
             order = (0, 1) if repeat % 2 == 0 else (1, 0)
             seconds = {which: timed(commands[which]) for which in order}
             pairs.append((seconds[0], seconds[1]))
-            print(f"{name:<16}{seconds[0]:>12.1f}{seconds[1]:>12.1f}{seconds[1] - seconds[0]:>12.1f}   {load:.1f}")
+            print(
+                f"{name:<16}{seconds[0]:>12.1f}{seconds[1]:>12.1f}{seconds[1] - seconds[0]:>12.1f}   {load:.1f}",
+                flush=True,
+            )
         differences = [flow - repro for repro, flow in pairs]
         print(
             f"{name}: the flow takes {mean(differences):.1f} s more (n = {repeats} pairs, {min(differences):.1f} to "

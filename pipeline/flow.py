@@ -73,10 +73,11 @@ def run_stages(until: str | None = None, force: bool = False, overrides: dict[st
     try:
         steps = plan(until)
         with alone(logger.info):
-            if overrides:
-                wait_for_dvc(time.monotonic() + read_params().flow.timeout[DATA], logger.info)
-                override(overrides)
             settings = _settings()
+            if overrides:
+                wait_for_dvc(time.monotonic() + settings.timeout[DATA], logger.info)
+                override(overrides)
+                settings = _settings()
             states: dict[str, State] = {}
             for step in steps:
                 before = list(states.values())[-1:]

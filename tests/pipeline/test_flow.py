@@ -261,6 +261,18 @@ def test_a_rejected_model_is_told_through_a_prefect_block(served, webhook):
     assert stages_run(workspace.dvc("repro")) == []
 
 
+def test_a_tracking_server_that_does_not_answer_is_tried_again(served):
+    workspace = served.workspace
+    dead = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    workspace.environment |= dead
+    output = workspace.python("pipeline.flow", *sets({"flow.retries": 1, "flow.retry_seconds": 1}), code=1)
+    for name in dead:
+        del workspace.environment[name]
+    assert "Retry 1/1 will start 1 second(s) from now" in output
+    assert table(output) == dict.fromkeys(STEPS, "cached") | {"summary": "unreachable"}
+    assert "Traceback" not in output
+
+
 def test_a_flow_waits_for_a_dvc_repro_and_says_so(served):
     workspace = served.workspace
     workspace.set_params({"train": {name.removeprefix("train."): value for name, value in ENDLESS.items()}})
