@@ -27,7 +27,6 @@ _ENVIRONMENT = {
     "MPLCONFIGDIR": str(CACHE / "matplotlib"),
     "PREFECT_HOME": str(CACHE / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 for _name, _value in _ENVIRONMENT.items():

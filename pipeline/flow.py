@@ -5,10 +5,14 @@ outside can fail, logs, artifacts, a schedule and workers. Without `PREFECT_API_
 for as long as it runs.
 """
 
+import atexit
 import base64
+import contextlib
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -18,15 +22,17 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from prefect import Flow, flow, get_client, get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.blocks.core import Block
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging.loggers import flow_run_logger
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.states import Completed, Failed, State
 
 from busi import DISCLAIMER
+from pipeline.lineage import without_credentials
 from pipeline.outputs import Outside, StageError, stage
 from pipeline.params import Flow as Settings
 from pipeline.params import override, read_params
@@ -40,6 +46,10 @@ RECEIPT = Path("mlruns/registration.json")
 
 TARGET = "BUSI_NOTIFY"  # environment variable: a webhook's URL or a Prefect block, TYPE/NAME; never shown
 NOTIFY_SECONDS = 10
+
+HOST = "127.0.0.1"
+START_SECONDS = 120
+MLFLOW_UI = f"http://{HOST}:5000"  # where `make ui` listens first
 
 CACHED, TIMED_OUT, UNREACHABLE = "Cached", "TimedOut", "Unreachable"  # names of states
 
@@ -175,24 +185,53 @@ def main(
     """Run the stages as a Prefect flow."""
     with stage("flow"):
         overrides = dict(_parse(change) for change in changes or [])
+        for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that the server is ended too
+            if signal.getsignal(ending) is signal.SIG_DFL:
+                signal.signal(ending, signal.default_int_handler)
         try:
-            _start_server()
-            state = run_stages(until, force, overrides or None, return_state=True)
+            with _server():
+                state = run_stages(until, force, overrides or None, return_state=True)
         except KeyboardInterrupt:
             raise StageError("cancelled; the stage's processes are ended, `dvc repro` or `make flow` goes on") from None
     sys.exit(0 if state.is_completed() else 1)
 
 
-def _start_server() -> None:
-    """Start the server that Prefect brings along where no other is named, deaf to Ctrl-C.
+def _server() -> contextlib.AbstractContextManager:
+    """Start Prefect's server for as long as this process runs, where `PREFECT_API_URL` names none.
 
-    A terminal sends that to every process in front. The flow must still reach its server to say that it was cancelled.
+    Prefect would start the same one itself, but 2 s later, since it loads the server's code into the flow as well; and
+    where Ctrl-C ends the server too, before the flow can tell it that it was cancelled.
+
+    Returns:
+        A block in which Prefect uses it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
-    try:
-        get_client(sync_client=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if PREFECT_API_URL.value():
+        return contextlib.nullcontext()
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *("--host", HOST, "--port", str(port), "--log-level", "error"),
+        ],
+        env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},  # as Prefect does
+        start_new_session=True,
+    )
+    atexit.register(process.terminate)  # after Prefect has sent its last logs and events at its own exit
+    _wait_until_up(process, f"http://{HOST}:{port}/api/health")
+    return temporary_settings({PREFECT_API_URL: f"http://{HOST}:{port}/api", PREFECT_UI_URL: ""})
+
+
+def _wait_until_up(process: subprocess.Popen, address: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StageError(f"Prefect's server ended with exit code {process.returncode}; its own words are above")
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310
+            return
+        time.sleep(0.1)
+    raise StageError(f"Prefect's server did not answer within {START_SECONDS} s")
 
 
 def _parse(change: str) -> tuple[str, Any]:
@@ -265,12 +304,10 @@ def _show_gate(register_ran: bool) -> None:
 
 
 def _show_run() -> None:
-    from pipeline import lineage, tracking, ui  # not at the top: MLflow takes seconds
-
     receipt = _read(RECEIPT)
-    store = lineage.without_credentials(tracking.store_uri())
+    store = os.environ.get("MLFLOW_TRACKING_URI", "")  # as pipeline.tracking, whose import takes seconds
     is_server = store.startswith(("http://", "https://"))
-    address = store.rstrip("/") if is_server else f"http://{ui.HOST}:{ui.FIRST_PORT}"
+    address = without_credentials(store).rstrip("/") if is_server else MLFLOW_UI
     create_link_artifact(
         f"{address}/#/runs/{receipt['run_id']}",
         link_text=f"{receipt['name']} version {receipt['version']}, {receipt['verdict']}",

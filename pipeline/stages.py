@@ -38,7 +38,6 @@ GRACE_SECONDS = 5  # for a process group to end, after each signal
 
 RAN = re.compile(r"^Running stage '")
 SKIPPED = re.compile(r"didn't change, skipping|is cached - skipping run")
-NOTHING_TO_DO = re.compile(r"^data/ is there already")
 BUSY = re.compile(r"is busy, it is being blocked by")
 EXIT_CODE = re.compile(r"exited with (\d+)")
 DVC_ECHO = re.compile(r"ERROR: failed to reproduce|Running stage '|> python -m ")
@@ -95,7 +94,9 @@ def run_step(step: str, *, timeout: float, say: Callable[[str], None], force: bo
         _run_module(step, deadline, say)
         ran = True
     elif step == DATA:
-        ran = not any(map(NOTHING_TO_DO.search, _run_module(step, deadline, say)))
+        ran = not any(Path(DATA).glob("*"))
+        if ran:
+            _run_module(step, deadline, say)
         _repro(step, deadline, say, force=False)
     else:
         lines = _repro(step, deadline, say, force=force)

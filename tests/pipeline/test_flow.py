@@ -195,7 +195,8 @@ def test_after_dvc_repro_the_flow_has_nothing_to_do_without_any_server(first, tm
     monkeypatch.setitem(first.environment, "HOME", str(tmp_path))
     output = first.python("pipeline.flow")
     assert table(output) == dict.fromkeys(STEPS, "cached") | {"summary": "ran"}
-    assert "Starting temporary server" in output
+    assert "PREFECT_API_URL" not in first.environment
+    assert running(first.folder, "create_app") == [], "the server that the flow brought along is still there"
     assert [first.text(path) for path in DECLARED] == before
     assert list(tmp_path.iterdir()) == [], "something was written outside the repository"
 
@@ -297,6 +298,7 @@ def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(
         "sys.argv = ['flow', '--until', 'validate', '--force']\n"
         "runpy.run_module('pipeline.flow', run_name='__main__')"
     )
+    servers = running(workspace.folder, "create_app")
     api = workspace.environment.pop("PREFECT_API_URL")
     process = workspace.start("python", "-c", started)
     workspace.environment["PREFECT_API_URL"] = api
@@ -308,6 +310,7 @@ def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(
     assert "error in flow: cancelled" in output
     assert "Traceback" not in output
     assert running(workspace.folder, "pipeline.validate") == []
+    assert running(workspace.folder, "create_app") == servers, "the server that the flow brought along is still there"
     assert "up to date" in workspace.dvc("repro", "validate")
 
 
