@@ -94,10 +94,11 @@ def run_step(step: str, *, timeout: float, say: Callable[[str], None], force: bo
         _run_module(step, deadline, say)
         ran = True
     elif step == DATA:
-        ran = not any(Path(DATA).glob("*"))
-        if ran:
+        missing = not any(Path(DATA).glob("*"))
+        if missing:
             _run_module(step, deadline, say)
         _repro(step, deadline, say, force=False)
+        ran = missing or output_hashes(step) != before
     else:
         lines = _repro(step, deadline, say, force=force)
         ran = any(map(RAN.search, lines))
