@@ -298,7 +298,7 @@ def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(
         "sys.argv = ['flow', '--until', 'validate', '--force']\n"
         "runpy.run_module('pipeline.flow', run_name='__main__')"
     )
-    servers = running(workspace.folder, "create_app")
+    lock, servers = workspace.text("dvc.lock"), running(workspace.folder, "create_app")
     api = workspace.environment.pop("PREFECT_API_URL")
     process = workspace.start("python", "-c", started)
     workspace.environment["PREFECT_API_URL"] = api
@@ -311,7 +311,8 @@ def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(
     assert "Traceback" not in output
     assert running(workspace.folder, "pipeline.validate") == []
     assert running(workspace.folder, "create_app") == servers, "the server that the flow brought along is still there"
-    assert "up to date" in workspace.dvc("repro", "validate")
+    assert stages_run(workspace.dvc("repro", "validate")) == ["validate"]
+    assert workspace.text("dvc.lock") == lock
 
 
 @pytest.mark.parametrize(
