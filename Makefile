@@ -1,7 +1,7 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run data remote weights ui versions show promote rollback history verify card reproduce test lint lock
+.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card reproduce test lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -10,6 +10,11 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 # DVC keeps its index here instead of below /var/tmp
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
+# And Prefect its files, also those of a worker's flow runs, which start elsewhere and find the repository by BUSI_ROOT
+export PREFECT_HOME := $(CURDIR)/.cache/prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export BUSI_ROOT := $(CURDIR)
 unexport PYTHONPATH PYTHONHOME
 
 help: ## List the targets
@@ -21,7 +26,9 @@ $(ENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
 	@echo "installing the environment into .venv (about 1.5 minutes, 3 GB)"
 	@$(PYTHON) -m venv --clear .venv
-	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock \
+	@# As constraints too: else pip takes the newest release for a package that another one asks for with an extra
+	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --require-hashes \
+	  -r requirements.lock -c requirements.lock \
 	  | awk '/^Collecting/ {printf "\r  %d packages", ++n} /^Installing/ {printf ", unpacking"} {fflush()} END {print ""}'
 	@touch $@
 
@@ -29,6 +36,20 @@ run: $(ENV) ## Data (the embedded set when there is none), all stages, and a clo
 	@python -m pipeline.data
 	@dvc repro
 	@python -m pipeline.summary
+
+flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='train.seed=3 split.seed=4'
+	@python -m pipeline.flow $(if $(UNTIL),--until $(UNTIL)) $(if $(FORCE),--force) $(foreach change,$(SET),--set '$(change)')
+
+server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200)
+	@prefect server start --host 127.0.0.1 --port $(or $(PORT),4200)
+
+worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a worker for its runs
+	@python -c 'import os, urllib.request; urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=10)' \
+	  2>/dev/null || { echo "error: no Prefect server answers at $$PREFECT_API_URL; start one with make server"; exit 1; }
+	@prefect work-pool inspect busi >/dev/null || prefect work-pool create busi --type process
+	@prefect --no-prompt deploy --all
+	@prefect worker start --pool busi
 
 data: $(ENV) ## Bring data in: make data SOURCE=phantom | busi | kaggle | path to a zip or folder
 	@python -m pipeline.data $(if $(SOURCE),"$(SOURCE)")
@@ -79,4 +100,4 @@ lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
 
 lock: ## Renew requirements.lock from requirements.in (needs uv)
-	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --no-annotate --quiet requirements.in -o requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock

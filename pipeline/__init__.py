@@ -25,6 +25,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MPLBACKEND": "Agg",
     "MPLCONFIGDIR": str(CACHE / "matplotlib"),
+    "PREFECT_HOME": str(CACHE / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 for _name, _value in _ENVIRONMENT.items():

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from busi import archive
 from busi.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS
-from pipeline.outputs import StageError, stage, write_json, write_text
+from pipeline.outputs import Outside, StageError, stage, write_json, write_text
 from pipeline.params import read_params
 
 DATA = Path("data")
@@ -154,7 +154,8 @@ def restore() -> None:
         return
     name = wanted[0] or "unnamed"
     again = " (or `python -m pipeline.data busi`)" if name == "busi" else ""
-    raise StageError(
+    kind = Outside if len(reasons) > 1 else StageError  # the remote was asked
+    raise kind(
         f"data.dvc names the version {name} {wanted[1]}, and it is not here\n  "
         + "\n  ".join(reasons)
         + f"\n  bring it in: `python -m pipeline.data PATH`{again},"

@@ -14,16 +14,23 @@ from pathlib import Path
 
 import pandas as pd
 
+OUTSIDE = 75  # exit code, EX_TEMPFAIL of sysexits.h
+
 
 class StageError(Exception):
     """A failure the user can mend: its text says what was received, what was expected and how to mend it."""
+
+
+class Outside(StageError):
+    """What failed lies outside this machine, a server or a remote, and may work when tried again."""
 
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
     """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
 
-    Errors of other types are bugs and keep their traceback.
+    An `Outside` ends it with `OUTSIDE`, so that the flow knows what is worth another try. Errors of other types are
+    bugs and keep their traceback.
     """
     try:
         yield
@@ -34,7 +41,7 @@ def stage(name: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and error.filename:
             text = f"{error.filename} not found\n  the stages before write it: dvc repro"
         print(f"\nerror in {name}: {text}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(OUTSIDE if isinstance(error, Outside) else 1)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,15 @@
 Each class below is one section; a stage declares the sections it takes in `dvc.yaml`.
 """
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.outputs import StageError
+from pipeline.outputs import StageError, write_text
 
 PARAMS = Path("params.yaml")
 
@@ -116,6 +118,12 @@ class Promote(Section):
     not_worse_than_production: Annotated[float, Field(ge=-1, le=1)] | None
 
 
+class Flow(Section):
+    retries: Annotated[int, Field(ge=0)]
+    retry_seconds: Count
+    timeout: dict[str, Count]
+
+
 class Params(Section):
     data: Data
     validate_: Annotated[Validate, Field(alias="validate")]
@@ -125,6 +133,7 @@ class Params(Section):
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
     promote: Promote
+    flow: Flow
 
     def of_training(self) -> dict:
         """The sections that decide a trained model, as its MLflow run records them; the others may change later."""
@@ -141,13 +150,49 @@ def read_params(path: Path = PARAMS) -> Params:
     if not path.is_file():
         raise StageError(f"{path} not found in {Path.cwd()}\n  run from the repository root")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise StageError(f"{path} is not valid YAML: {error}") from error
+    return _check(text, str(path))
+
+
+def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
+    """Write values into the file as if it had been edited by hand: comments stay, and the whole is checked first.
+
+    Args:
+        changes: dotted key to value, `{"train.seed": 3}`.
+
+    Raises:
+        StageError: as `read_params`, before or after the change; the file is as it was.
+    """
+    from ruamel.yaml import YAML  # the YAML library that DVC edits with; it keeps comments
+
+    read_params(path)
+    editor = YAML()
+    editor.width = 1000
+    values = editor.load(path.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        place = values
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise StageError(f"{key}: {path} has no section {'.'.join(sections)!r}; docs/parameters.md lists them all")
+        # As PyYAML spells it, which is the one that reads: 1.0e-05, where the editor writes 1e-05, text to PyYAML
+        place[name] = editor.load(yaml.safe_dump({name: value}))[name]
+    text = io.StringIO()
+    editor.dump(values, text)
+    _check(text.getvalue(), f"{path} with {', '.join(f'{key}={value!r}' for key, value in changes.items())}")
+    write_text(path, text.getvalue())
+
+
+def _check(text: str, source: str) -> Params:
     try:
-        return Params.model_validate(values)
+        return Params.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise StageError(f"{source} is not valid YAML: {error}") from error
     except ValidationError as error:
-        raise StageError("\n".join([f"{path} is not valid", *map(_explain, error.errors())])) from error
+        raise StageError("\n".join([f"{source} is not valid", *map(_explain, error.errors())])) from error
 
 
 def _explain(problem: dict) -> str:

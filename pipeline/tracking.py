@@ -28,7 +28,7 @@ from busi import DISCLAIMER
 from busi.layout import CLASSES
 from busi.serving import IMAGE_COLUMN, MODEL_FILE, TEXT_COLUMNS
 from pipeline import ROOT
-from pipeline.outputs import StageError, sha256
+from pipeline.outputs import Outside, StageError, sha256
 
 # Read by MLflow at its import: no hints, links or retries that last minutes on the user's terminal.
 for _name, _value in {
@@ -55,7 +55,7 @@ from mlflow.entities.model_registry import ModelVersion  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import Model, ModelSignature  # noqa: E402
 from mlflow.types import ColSpec, Schema  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+from sqlalchemy.exc import OperationalError, SQLAlchemyError  # noqa: E402
 
 EXPERIMENT = "busi-densenet121"
 FOLDER = Path("mlruns")
@@ -117,12 +117,17 @@ def locked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn MLflow's failures into a `StageError` that names the store."""
+    """Turn MLflow's failures into a `StageError` that names the store, `Outside` where a server failed to answer."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         reason = str(error).splitlines()[0]
-        raise StageError(
+        if isinstance(error, MlflowException):
+            is_down = error.get_http_status_code() >= 500
+        else:
+            is_down = isinstance(error, OperationalError)
+        kind = Outside if is_down and not is_embedded() else StageError
+        raise kind(
             f"the tracking store {store_uri()} refused: {reason}\n"
             "  check that it is running and of this MLflow version "
             f"({mlflow.__version__}), or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"

@@ -25,9 +25,8 @@ class Workspace:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        clean = {
-            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "PYTHON"))
-        }
+        ours = ("BUSI_", "DVC_", "MLFLOW_", "PREFECT_", "PYTHON")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.environment = clean | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc"),
@@ -97,3 +96,13 @@ def make_workspace(tmp_path_factory):
         return workspace
 
     return make
+
+
+@pytest.fixture(scope="session")
+def first(make_workspace):
+    """A workspace after its first `dvc repro`."""
+    workspace = make_workspace("first")
+    workspace.python("pipeline.data")
+    workspace.output = workspace.dvc("repro")
+    workspace.commit()
+    return workspace

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from pipeline import ROOT
 from pipeline import data as command
+from pipeline.outputs import OUTSIDE
 
 
 def picture(text: str) -> bytes:
@@ -510,6 +511,14 @@ def test_a_version_that_is_nowhere_is_named(filled):
         assert said in output
     assert not Path("data").exists()
     assert Path("data.dvc").read_bytes() == before
+
+
+def test_a_remote_that_does_not_give_the_version_may_be_asked_again(filled):
+    assert command._dvc("remote", "add", "-d", "store", str(filled / "gone")).returncode == 0
+    shutil.rmtree("data")
+    shutil.rmtree(".dvc/cache")
+    assert "dvc pull: " in run(code=OUTSIDE)
+    assert not Path("data").exists()
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

@@ -24,15 +24,6 @@ def store(workspace, query: str) -> list[tuple]:
         return database.execute(query).fetchall()
 
 
-@pytest.fixture(scope="module")
-def first(make_workspace):
-    workspace = make_workspace("first")
-    workspace.python("pipeline.data")
-    workspace.output = workspace.dvc("repro")
-    workspace.commit()
-    return workspace
-
-
 def test_every_stage_runs_once_in_order_and_writes_what_it_declares(first):
     assert stages_run(first.output) == STAGES
     metrics = json.loads(first.text("reports/metrics.json"))

@@ -7,7 +7,7 @@ import yaml
 
 from busi.gate import RULES
 from pipeline.outputs import StageError
-from pipeline.params import read_params
+from pipeline.params import override, read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE_OFF = dict.fromkeys(RULES)
@@ -102,3 +102,39 @@ def test_values_that_contradict_each_other_are_refused_before_anything_runs(valu
     with pytest.raises(StageError) as caught:
         reading(values, tmp_path)
     assert says in str(caught.value)
+
+
+@pytest.fixture
+def committed(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())
+    return path
+
+
+def test_an_override_changes_its_line_and_keeps_every_other(committed):
+    before = committed.read_text().splitlines()
+    override({"train.batch_size": 16, "train.tail_learning_rate": 0.00001, "register.gate.accuracy": None}, committed)
+    params = read_params(committed)
+    assert (params.train.batch_size, params.train.tail_learning_rate) == (16, 0.00001)
+    assert params.register_.gate.accuracy is None
+    after = committed.read_text().splitlines()
+    changed = [line for line, other in zip(before, after, strict=True) if line != other]
+    assert [line.split(":")[0].strip() for line in changed] == ["batch_size", "tail_learning_rate", "accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.batch_sise": 16}, "train.batch_sise: unknown key"),
+        ({"trian.batch_size": 16}, "no section 'trian'"),
+        ({"train.batch_size.x": 16}, "no section 'train.batch_size'"),
+        ({"train.batch_size": "many"}, "train.batch_size"),
+        ({"split.train": 0.5}, "must be 1"),
+    ],
+)
+def test_an_override_that_the_reader_refuses_changes_nothing(committed, changes, says):
+    before = committed.read_text()
+    with pytest.raises(StageError) as caught:
+        override(changes, committed)
+    assert says in str(caught.value)
+    assert committed.read_text() == before
