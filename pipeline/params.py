@@ -170,6 +170,8 @@ def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
     read_params(path)
     editor = YAML()
     editor.width = 1000
+    # Else it leaves the place of a null empty, on lines that nobody asked it to touch
+    editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     values = editor.load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         *sections, name = key.split(".")
