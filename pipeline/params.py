@@ -119,6 +119,13 @@ class Register(Section):
     gate: Gate
 
 
+class Kubeflow(Section):
+    cpu: Count
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*(M|G|Mi|Gi)$")]
+    retries: Annotated[int, Field(ge=0)]
+    backoff: Count
+
+
 class Params(Section):
     data: Data
     validate_: Annotated[Validate, Field(alias="validate")]
@@ -127,6 +134,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    kubeflow: Kubeflow
 
     def of_training(self) -> dict:
         """The sections that decide a trained model, as its MLflow run records them; the others may change later."""

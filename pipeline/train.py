@@ -58,7 +58,8 @@ def main() -> None:
         save_model(model, partial)
     write_csv(HISTORY, history)
     best = history.loc[history.val_loss.idxmin()]
-    write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch)})
+    reached = {"val_loss": round(best.val_loss, 6), "val_accuracy": round(best.val_accuracy, 6)}
+    write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch), **reached})
     CHECKPOINT.unlink()
     print(f"train: best epoch {best.epoch} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
 
