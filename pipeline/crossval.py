@@ -26,7 +26,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
-from prefect.states import Failed
+from prefect.states import Failed, State
 from prefect_dask import DaskTaskRunner
 
 from busi import DISCLAIMER
@@ -169,25 +169,34 @@ def run_all(waiting: list[Fold], prefixes: list[Path], scheduler: str | None) ->
 
     @flow(name="crossval", task_runner=runner(scheduler), persist_result=False)
     def crossval() -> dict[str, str]:
-        shared = [run_job.submit("prefix", str(job.resolve()), f"prefix {job.name}") for job in prefixes]
+        shared = {run_job.submit("prefix", str(job.resolve()), f"prefix {job.name}"): job for job in prefixes}
         submitted = {
-            run_job.submit("fold", str(one.folder.resolve()), one.name, wait_for=shared): one for one in waiting
+            run_job.submit("fold", str(one.folder.resolve()), one.name, wait_for=list(shared)): one for one in waiting
         }
         problems = {}
         for future in as_completed([*shared, *submitted]):
             future.wait()
-            state = future.state
-            if state.is_failed() or state.is_crashed():
-                problems[submitted[future].name if future in submitted else "prefix"] = state.message
-            elif future in submitted and state.is_completed():
-                accuracy = result_of(submitted[future])["metrics"]["accuracy"]
-                print(f"{submitted[future].name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", flush=True)
+            one = submitted.get(future)
+            if one is None and not (shared[future] / fold.RESULT).is_file():
+                problems["prefix"] = reason(future.state)
+            elif one and one.is_finished:
+                accuracy = result_of(one)["metrics"]["accuracy"]
+                print(f"{one.name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", flush=True)
+            elif one and "prefix" not in problems:
+                problems[one.name] = reason(future.state)
         return problems
 
     problems = crossval()
     if problems:
         told = "\n".join(f"{name}: {message}" for name, message in problems.items())
         raise StageError(f"{told}\n  finished folds are kept; mend the cause and run the same command again")
+
+
+def reason(state: State) -> str:
+    """Why a job has no result."""
+    if state.is_failed() or state.is_crashed():
+        return state.message or state.name
+    return "lost with its workers, more often than Dask tries again"
 
 
 def runner(scheduler: str | None) -> DaskTaskRunner:
