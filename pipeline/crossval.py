@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import typer
 import yaml
+from distributed import Client
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
@@ -47,6 +48,7 @@ REPORT = Path("reports/crossval.json")
 WORKERS = 2
 PREFIX_IMAGES = 200  # images a prefix job, so that several workers have something to do
 STAGES = ("split", "featurize", "train", "evaluate")  # of a fold
+CONNECT = "10s"  # for a scheduler to answer
 KEY = 12  # digits of a hash that name a folder
 
 
@@ -94,8 +96,9 @@ def main(
     with tracking.run(parent_key, name=f"crossval-{tracking.run_name(dataset()['name'], parent_key)}") as parent:
         parent.log_params(params.of_training() | {"crossval": {"folds": folds, "repeats": repeats}})
         if waiting:
+            workers = runner(scheduler)
             with api_server():
-                run_all(waiting, prefixes, scheduler)
+                run_all(waiting, prefixes, workers)
         for one in planned:
             tracking.nest(parent, result_of(one)["key"], name=f"{one.name} of {folds}")
         predictions = out_of_fold(planned)
@@ -164,10 +167,10 @@ def prepare(planned: list[Fold], params: Params, manifest: pd.DataFrame, common:
     return jobs
 
 
-def run_all(waiting: list[Fold], prefixes: list[Path], scheduler: str | None) -> None:
+def run_all(waiting: list[Fold], prefixes: list[Path], workers: DaskTaskRunner) -> None:
     """Run the folds as a Prefect flow. Those that can be finished are, before a failed one is an error."""
 
-    @flow(name="crossval", task_runner=runner(scheduler), persist_result=False)
+    @flow(name="crossval", task_runner=workers, persist_result=False)
     def crossval() -> dict[str, str]:
         shared = {run_job.submit("prefix", str(job.resolve()), f"prefix {job.name}"): job for job in prefixes}
         submitted = {
@@ -201,6 +204,10 @@ def reason(state: State) -> str:
 
 def runner(scheduler: str | None) -> DaskTaskRunner:
     if scheduler:
+        try:
+            Client(scheduler, timeout=CONNECT, set_as_default=False).close()
+        except (OSError, ValueError) as error:
+            raise StageError(f"no Dask scheduler answers at {scheduler}\n  {str(error).splitlines()[0]}") from error
         return DaskTaskRunner(address=scheduler)
     return DaskTaskRunner(
         cluster_kwargs={"n_workers": WORKERS, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}

@@ -169,3 +169,13 @@ def test_what_cannot_be_run_is_said_before_any_work(done):
         image.write_bytes(kept)
     assert "the first is benign/benign (1).png" in output
     assert "Traceback" not in output
+
+
+def test_a_job_that_fails_raises_its_last_words_and_one_elsewhere_is_refused(done):
+    broken = done.folder / "artifacts/crossval/folds/broken"
+    broken.mkdir()
+    (broken / "params.yaml").write_text("{}")
+    job = "from pipeline import fold; fold.run('fold', {!r})"
+    assert "params.yaml is not valid" in done.run("python", "-c", job.format(str(broken)), code=1)
+    assert "not there or not below" in done.run("python", "-c", job.format(str(broken / "elsewhere")), code=1)
+    shutil.rmtree(broken)
