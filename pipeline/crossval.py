@@ -129,12 +129,14 @@ def read_manifest() -> pd.DataFrame:
 
 def plan(params: Params, manifest: pd.DataFrame, folds: int, repeats: int, common: dict[str, str]) -> list[Fold]:
     """Every fold with its parameters: split.seed deals the folds of a repeat, train.seed is each fold's own."""
-    test, val = 1 / folds, params.split.val
+    val = params.split.val
+    test = round(1 / folds, 12)
+    train = round(1 - test - val, 12)
     planned = []
     for repeat in range(repeats):
         make_folds(manifest, folds, val, params.split.seed + repeat)  # raises what can't be split, before any work
         for number in range(folds):
-            split = {"train": 1 - test - val, "test": test, "folds": folds, "fold": number}
+            split = {"train": train, "test": test, "folds": folds, "fold": number}
             own = params.model_copy(
                 update={
                     "split": params.split.model_copy(update=split | {"seed": params.split.seed + repeat}),
@@ -155,7 +157,9 @@ def prepare(planned: list[Fold], params: Params, manifest: pd.DataFrame, common:
     """
     clean = make_folds(manifest, planned[0].params.split.folds, params.split.val, params.split.seed)[0].table
     clean = clean.loc[clean["part"] != QUARANTINE, ["path", "label"]].assign(part="train")
-    prefix = FOLDER / "prefix" / digest([common, params.featurize.model_dump()])[:KEY]
+    read = set(_stages()["featurize"]["deps"]) | {MANIFEST.as_posix(), f"weights/{params.featurize.weights}"}
+    sums = {name: value for name, value in common.items() if name in read}
+    prefix = FOLDER / "prefix" / digest([sums, params.featurize.model_dump()])[:KEY]
     jobs = []
     for number in range(-(-len(clean) // PREFIX_IMAGES)):
         job = prefix / f"{number:03d}"
@@ -289,7 +293,7 @@ def describe(report: dict, params: Params) -> None:
 
 def sums_of_inputs(params: Params) -> dict[str, str]:
     """sha256 of every file that all folds read: manifest, which has those of the images, weights and code."""
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = _stages()
     named = {name for one in STAGES for name in stages[one]["deps"]}
     made = {out if isinstance(out, str) else next(iter(out)) for one in STAGES for out in _outputs(stages[one])}
     files = {name.replace("${featurize.weights}", params.featurize.weights) for name in named - made} - {"data"}
@@ -304,6 +308,10 @@ def digest(value: object) -> str:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stages() -> dict[str, dict]:
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 @contextlib.contextmanager

@@ -262,8 +262,8 @@ def nest(parent: Run, key: str, name: str) -> None:
         if not found:
             raise StageError(
                 f"the tracking store {store_uri()} has no run {key[:UNNAMED]}\n"
-                "  every worker must log to the store of this process: start all of them with the same "
-                "MLFLOW_TRACKING_URI, or all without"
+                "  start this process and all workers with the same MLFLOW_TRACKING_URI, or all without;\n"
+                "  if the store was emptied, delete artifacts/crossval/folds/ too"
             )
         parent.client.update_run(found[0].info.run_id, name=name)
         parent.client.set_tag(found[0].info.run_id, "mlflow.parentRunId", parent.id)

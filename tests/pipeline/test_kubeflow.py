@@ -11,7 +11,7 @@ import yaml
 pytest.importorskip("kfp", reason="kfp is not installed: pip install --require-hashes -r requirements-kubeflow.lock")
 
 IMAGE = "example.org/python-busi:1"
-QUICK = {"train": {"head_epochs": 1, "tail_epochs": 2}, "evaluate": {"bootstrap": 100}}
+QUICK = {"train": {"head_epochs": 0, "tail_epochs": 2}, "evaluate": {"bootstrap": 100}}
 RUN_LOCALLY = f"""
 from pathlib import Path
 from pipeline.kubeflow import STEPS, build
