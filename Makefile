@@ -1,7 +1,7 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run repro data remote weights ui promote crossval kubeflow test lint lock
+.PHONY: help env run data remote weights ui versions show promote rollback history verify card reproduce crossval kubeflow test lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -44,8 +44,33 @@ weights: $(ENV) ## Fetch the ImageNet weights into weights/ (needs the network)
 ui: $(ENV) ## Start the MLflow UI on the pipeline's store
 	@python -m pipeline.ui
 
-promote: $(ENV) ## Promote the newest version that passed (VERSION=3; REASON='...' overrides the gate, on record)
-	@python -m pipeline.promote $(VERSION) $(if $(REASON),--force --reason "$(REASON)")
+# What the registry's commands take: MODEL=name, VERSION=3, YES=1
+MODEL_ARG = $(if $(MODEL),--model "$(MODEL)")
+YES_ARG = $(if $(YES),--yes)
+
+versions: $(ENV) ## List the registered versions (MODEL=name for another model than that of data/)
+	@python -m pipeline.promote list $(MODEL_ARG)
+
+show: $(ENV) ## Show all that is known of a version: make show VERSION=3
+	@python -m pipeline.promote show $(VERSION) $(MODEL_ARG)
+
+promote: $(ENV) ## Promote the newest version that passed (VERSION=3; REASON='...' overrides the gate, on record; YES=1)
+	@python -m pipeline.promote promote $(VERSION) $(if $(REASON),--force --reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
+
+rollback: $(ENV) ## Go back to the Production version before (REASON='...', YES=1)
+	@python -m pipeline.promote rollback $(if $(REASON),--reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
+
+history: $(ENV) ## Show which version was Production when, and why
+	@python -m pipeline.promote history $(MODEL_ARG)
+
+verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
+	@python -m pipeline.promote verify $(if $(ALL),--all) $(MODEL_ARG)
+
+card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)
+	@python -m pipeline.promote card $(VERSION) $(MODEL_ARG)
+
+reproduce: $(ENV) ## Rebuild a version from its commit and data, beside the working tree, and compare: VERSION=3
+	@python -m pipeline.reproduce $(VERSION) $(MODEL_ARG)
 
 crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1; SCHEDULER=tcp://HOST:PORT for a cluster)
 	@python -m pipeline.data

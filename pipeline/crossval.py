@@ -36,7 +36,7 @@ from busi.metrics import evaluate
 from busi.split import QUARANTINE, make_folds
 from pipeline import ROOT, fold, tracking
 from pipeline.lineage import dataset
-from pipeline.outputs import StageError, stage, write_csv, write_json
+from pipeline.outputs import StageError, sha256, stage, write_csv, write_json
 from pipeline.params import Params, read_params
 
 DATA = Path("data")
@@ -303,11 +303,6 @@ def sums_of_inputs(params: Params) -> dict[str, str]:
 
 def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stages() -> dict[str, dict]:

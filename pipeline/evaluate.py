@@ -1,5 +1,10 @@
-"""Stage `evaluate`: the assembled model on the raw test images, never on features -> metrics, figures, the report."""
+"""Stage `evaluate`: the assembled model on the raw test images, never on features -> metrics, figures, the report.
 
+The malignant operating point is chosen on the validation images. A few test images are set aside with what the model
+says of them, for anyone to check that a copy of it still says so.
+"""
+
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +13,26 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from busi.calibration import temper
 from busi.figures import confusion_figure, png, roc_figure, training_figure
 from busi.images import prepare, read_image
-from busi.layout import CLASSES
-from busi.metrics import confusion_matrix, evaluate, resamples_without_a_class, roc_curve
+from busi.layout import CLASSES, MALIGNANT
+from busi.metrics import (
+    accuracy_by_slice,
+    confusion_matrix,
+    detection,
+    evaluate,
+    operating_point,
+    resamples_without_a_class,
+    roc_curve,
+)
 from busi.report import render
+from busi.slices import slices_of
 from pipeline.outputs import StageError, stage, whole_file, write_csv, write_json, write_text
-from pipeline.params import read_params
+from pipeline.params import Evaluate, read_params
 
 DATA = Path("data")
+MANIFEST = Path("artifacts/validate/manifest.csv")
 SPLIT = Path("artifacts/split/split.csv")
 MODEL = Path("artifacts/train/model.keras")
 HISTORY = Path("artifacts/train/history.csv")
@@ -28,9 +44,11 @@ PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
 FIGURES = Path("artifacts/evaluate/figures")
 PLOTS = Path("artifacts/evaluate/plots")
 REPORT = Path("artifacts/evaluate/report.html")
+SMOKE = Path("artifacts/evaluate/smoke")
 METRICS = Path("reports/metrics.json")
 
 BATCH = 32  # images in memory at once
+SMOKE_IMAGES = 8
 
 
 def main() -> None:
@@ -39,11 +57,18 @@ def main() -> None:
     require_inputs()
     run, validation, split = (json.loads(path.read_text()) for path in (RUN, VALIDATION_REPORT, SPLIT_REPORT))
     history = pd.read_csv(HISTORY)
-    test = tested_images(pd.read_csv(SPLIT, dtype=str, keep_default_na=False))
+    images = pd.read_csv(SPLIT, dtype=str, keep_default_na=False)
+    test, validated = images_of(images, "test"), images_of(images, "val")
 
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
-    probabilities = classify(test["path"].tolist(), run["image_size"], params.seed)
-    metrics = evaluate(labels, probabilities, groups, params.bootstrap, params.confidence, params.seed)
+    said = classify([*test["path"], *validated["path"]], run["image_size"], params.seed)
+    probabilities, on_validation = said[: len(test)], said[len(test) :]
+    metrics = {
+        **evaluate(labels, probabilities, groups, params.bootstrap, params.confidence, params.seed),
+        "operating_point": malignant_detection(test, probabilities, validated, on_validation, params),
+        "slices": sliced_accuracy(test, probabilities, params),
+        "uncalibrated": uncalibrated(labels, probabilities, groups, run["temperature"], params),
+    }
     predicted = probabilities.argmax(axis=1)
     predictions = test.assign(predicted=np.take(CLASSES, predicted), **dict(zip(CLASSES, probabilities.T, strict=True)))
     figures = {
@@ -68,6 +93,7 @@ def main() -> None:
         with whole_file(FIGURES / f"{name}.png") as partial:
             partial.write_bytes(content)
     write_text(REPORT, report)
+    set_aside(predictions)
     write_json(METRICS, metrics)
     describe(metrics)
 
@@ -75,22 +101,80 @@ def main() -> None:
     from pipeline import tracking
 
     with tracking.run(run["key"]) as tracked:
-        tracked.log_evaluation(metrics, [PREDICTIONS, FIGURES, REPORT])
+        tracked.log_evaluation(metrics, [PREDICTIONS, FIGURES, REPORT, SMOKE])
 
 
 def require_inputs() -> None:
     """Raise a `StageError` that names what is missing and what makes it."""
     made_by = {RUN: "train", MODEL: "train", HISTORY: "train", SPLIT: "split", SPLIT_REPORT: "split"}
-    made_by[VALIDATION_REPORT] = "validate"
+    made_by |= {VALIDATION_REPORT: "validate", MANIFEST: "validate"}
     for path, maker in made_by.items():
         if not path.is_file():
             raise StageError(f"{path} not found\n  run `dvc repro {maker}`, which makes it")
 
 
-def tested_images(split: pd.DataFrame) -> pd.DataFrame:
-    """The test rows of a split: path, label, duplicate_group, sorted by path."""
-    test = split.loc[split["part"] == "test", ["path", "label", "duplicate_group"]]
-    return test.sort_values("path", ignore_index=True)
+def images_of(split: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The rows of a split's part: path, label, duplicate_group, sorted by path."""
+    rows = split.loc[split["part"] == part, ["path", "label", "duplicate_group"]]
+    return rows.sort_values("path", ignore_index=True)
+
+
+def malignant_detection(
+    test: pd.DataFrame,
+    probabilities: np.ndarray,
+    validated: pd.DataFrame,
+    on_validation: np.ndarray,
+    params: Evaluate,
+) -> dict:
+    """The operating point for malignant, chosen on validation, and what it gives on test."""
+    malignant = CLASSES[MALIGNANT]
+    sought, scores = (validated["label"] == malignant).to_numpy(), on_validation[:, MALIGNANT]
+    threshold = operating_point(sought, scores, params.target_sensitivity)
+    found = detection(
+        (test["label"] == malignant).to_numpy(),
+        probabilities[:, MALIGNANT] >= threshold,
+        test["duplicate_group"].to_numpy(),
+        params.bootstrap,
+        params.confidence,
+        params.seed,
+    )
+    return {
+        "threshold": threshold,
+        "target_sensitivity": params.target_sensitivity,
+        "validation_sensitivity": round(float((scores[sought] >= threshold).mean()), 6),
+        "validation_images": int(sought.sum()),
+        **found,
+    }
+
+
+def sliced_accuracy(test: pd.DataFrame, probabilities: np.ndarray, params: Evaluate) -> dict:
+    """Accuracy in the slices that the manifest allows."""
+    manifest = pd.read_csv(MANIFEST).set_index("path").loc[test["path"]]
+    right = np.take(CLASSES, probabilities.argmax(axis=1)) == test["label"].to_numpy()
+    groups = test["duplicate_group"].to_numpy()
+    return accuracy_by_slice(right, slices_of(manifest), groups, params.bootstrap, params.confidence, params.seed)
+
+
+def uncalibrated(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, temperature: float, params: Evaluate
+) -> dict:
+    """What calibration is measured by, of the probabilities as they were without the temperature."""
+    before = temper(probabilities, 1 / temperature)
+    found = evaluate(labels, before, groups, params.bootstrap, params.confidence, params.seed)
+    return {name: found[name] for name in ("expected_calibration_error", "brier_score")}
+
+
+def set_aside(predictions: pd.DataFrame) -> None:
+    """Copy some test images, spread over the classes, beside what the model says of them: `smoke.json`."""
+    chosen = np.unique(np.linspace(0, len(predictions) - 1, SMOKE_IMAGES).astype(int))
+    expected = []
+    for row in predictions.iloc[chosen].to_dict(orient="records"):
+        content = (DATA / row["path"]).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        with whole_file(SMOKE / f"{digest}.image") as partial:
+            partial.write_bytes(content)
+        expected.append({"path": row["path"], "sha256": digest} | {label: round(row[label], 6) for label in CLASSES})
+    write_json(SMOKE / "smoke.json", expected)
 
 
 def classify(paths: list[str], size: int, seed: int) -> np.ndarray:
@@ -121,6 +205,9 @@ def describe(metrics: dict) -> None:
     """Print the metrics that the gate looks at, and where the report is."""
     rows = {"accuracy": metrics["accuracy"], "macro AUROC": metrics["auroc_macro"]}
     rows |= {f"{label} sensitivity": metrics["per_class"][label]["sensitivity"] for label in CLASSES}
+    point = metrics["operating_point"]
+    rows[f"malignant at p ≥ {point['threshold']:.2f}"] = point["sensitivity"]
+    rows["calibration error"] = metrics["expected_calibration_error"]
     for name, metric in rows.items():
         print(f"{name:<22} {metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f}), n = {metric['n']}")
     print(f"report: {REPORT.as_posix()}")

@@ -7,8 +7,11 @@ remote or an uncommitted change.
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -24,10 +27,12 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "scikit-learn", 
 
 RUN_WRITES = (":(exclude)dvc.lock", ":(exclude)reports")
 FIELDS = (
-    "commit", "tree", "remote", "data_set", "data_md5", "split_md5", "params_md5", "dvc_lock_md5", "weights",
-    "weights_md5", "packages",
+    "commit", "tree", "remote", "data_set", "synthetic", "data_md5", "split_md5", "params_md5", "dvc_lock_md5",
+    "weights", "weights_md5", "packages",
 )  # fmt: skip
 NAMED = 5  # changed files that are named
+# What decides a run and is in git: where it differs from the commit, a rebuild needs the difference
+DECIDES = ("dvc.yaml", "params.yaml", "data.dvc", "pipeline", "src", "weights")
 
 NOT_RECORDED = "not recorded"
 NO_REPOSITORY = "not a git repository"
@@ -43,22 +48,42 @@ def collect(weights: str) -> dict[str, str]:
     Returns:
         One text for each of `FIELDS`.
     """
+    data = dataset()
     return {
         **_code(),
-        "data_set": dataset()["name"],
+        "data_set": data["name"],
+        "synthetic": str(data["synthetic"]).lower(),
         "data_md5": _data_md5(),
         "split_md5": md5(SPLIT),
         "params_md5": md5(PARAMS),
         "dvc_lock_md5": lock_md5(LOCK_FILE),
         "weights": weights,
         "weights_md5": "none" if weights == "none" else md5(_weights_file(weights)),
-        "packages": ", ".join(
-            [
-                f"python {platform.python_version()}",
-                *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
-            ]
-        ),
+        "packages": packages(),
     }
+
+
+def packages() -> str:
+    """`name version, ...` of Python and of the packages that decide what comes out."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    return ", ".join([f"python {platform.python_version()}", *versions])
+
+
+def uncommitted() -> str:
+    """What decides a run and differs from the commit, as a patch that `git apply` takes; empty when nothing does.
+
+    New files are in it. Files that decide nothing are not: they may hold what should not leave this machine.
+    """
+    if _git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of its own: the user's staged changes are left as they are
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        _git("read-tree", "HEAD", environment=index)
+        present = [path for path in DECIDES if Path(path).exists()]
+        _git("add", "--all", "--", *present, environment=index)
+        patch = _git("diff", "--cached", "--binary", "HEAD", "--", *DECIDES, environment=index)
+    return f"{patch}\n" if patch else ""
 
 
 def dataset() -> dict:
@@ -147,10 +172,13 @@ def _remote() -> str:
     return without_credentials(_git("config", "--get", f"remote.{name}.url") or "none")
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
     """What git prints, without the final newline; None when it fails or is not installed."""
+    variables = {**os.environ, **(environment or {})}
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, errors="replace", check=False, env=variables
+        )
     except FileNotFoundError:
         return None
     return done.stdout.rstrip("\n") if done.returncode == 0 else None

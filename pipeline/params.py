@@ -101,22 +101,32 @@ class Train(Section):
 class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Fraction
+    target_sensitivity: Fraction
     seed: Seed
 
 
 class Gate(Section):
     accuracy: Fraction | None
+    accuracy_lower_bound: Fraction | None
     malignant_sensitivity: Fraction | None
+    expected_calibration_error: Fraction | None
+    slices: Fraction | None
 
     @model_validator(mode="after")
     def a_rule_is_on(self):
-        if self.accuracy is None and self.malignant_sensitivity is None:
+        if all(threshold is None for threshold in dict(self).values()):
             raise ValueError("every rule is off (null), so nothing would be decided; give one a threshold")
         return self
 
 
 class Register(Section):
     gate: Gate
+
+
+class Promote(Section):
+    smoke: bool
+    unaltered: bool
+    not_worse_than_production: Annotated[float, Field(ge=-1, le=1)] | None
 
 
 class Kubeflow(Section):
@@ -134,6 +144,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    promote: Promote
     kubeflow: Kubeflow
 
     def of_training(self) -> dict:

@@ -13,14 +13,16 @@ from pathlib import Path
 import pandas as pd
 
 from busi import card, gate
-from pipeline import lineage, tracking
-from pipeline.outputs import StageError, stage, write_json, write_text
+from pipeline import lineage, promotion, tracking
+from pipeline.outputs import StageError, sha256, stage, write_json, write_text
 from pipeline.params import Params, read_params
 
 MODEL = Path("artifacts/train/model.keras")
 HISTORY = Path("artifacts/train/history.csv")
 RUN = Path("artifacts/train/run.json")
-EVALUATED = tuple(Path("artifacts/evaluate") / name for name in ("figures", "predictions.csv", "report.html"))
+PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
+SMOKE = Path("artifacts/evaluate/smoke")
+EVALUATED = (Path("artifacts/evaluate/figures"), PREDICTIONS, Path("artifacts/evaluate/report.html"), SMOKE)
 METRICS = Path("reports/metrics.json")
 VALIDATION = Path("reports/validation.json")
 SPLIT = Path("reports/split.json")
@@ -30,8 +32,7 @@ GATE = Path("reports/gate.json")
 VERDICT = Path("artifacts/register/verdict.txt")
 RECEIPT = tracking.FOLDER / "registration.json"
 
-NAME = "busi-densenet121"
-SYNTHETIC_NAME = "busi-densenet121-phantom"
+UNCOMMITTED = "uncommitted.patch"  # beside the model: what decided the run and was not in the commit
 REST_OF_CARD = "*The whole card is `model_card.md` beside the model.*"
 
 
@@ -58,9 +59,9 @@ def ensure_registered(params: Params) -> dict:
         StageError: an output of an earlier stage is missing, or the store refuses.
     """
     data = lineage.dataset()
-    name = registered_name(data)
+    name = promotion.registered_name(data)
     decision, metrics = _read(GATE), _read(METRICS)
-    model_sha256 = _sha256(MODEL)
+    model_sha256 = sha256(_made(MODEL))
     key = _registration_key(name, _read(RUN)["key"], model_sha256, metrics, decision)
 
     run = _complete_run(params, metrics, data)
@@ -69,7 +70,11 @@ def ensure_registered(params: Params) -> dict:
         origin = lineage.collect(params.featurize.weights)
         model_card = _card(name, params, decision, metrics, data, origin)
         tags = {**_verdict_tags(decision, metrics), **origin}
+        patch = lineage.uncommitted()
         run.set_tags(tags)
+        run.log_data_set(data["name"], origin["data_md5"], data["source"])
+        if patch:
+            run.log_text(patch, f"lineage/{UNCOMMITTED}")
         version = tracking.register_version(
             run,
             name=name,
@@ -80,10 +85,19 @@ def ensure_registered(params: Params) -> dict:
                 "gate.json": _json(decision),
                 "metrics.json": _json(metrics),
                 "lineage.json": _json(origin),
+                "predictions.csv": _made(PREDICTIONS).read_text(encoding="utf-8"),
+                "smoke.json": _made(SMOKE / "smoke.json").read_text(encoding="utf-8"),
+                **({UNCOMMITTED: patch} if patch else {}),
             },
-            tags={**tags, "model_sha256": model_sha256, "run_id": run.id},
+            tags={
+                **tags,
+                "model_sha256": model_sha256,
+                "temperature": str(_read(RUN)["temperature"]),
+                "run_id": run.id,
+            },
             description=card.describe(model_card, tracking.DESCRIPTION_LIMIT, REST_OF_CARD),
         )
+    _try_out(version)
     receipt = {
         "name": version.name,
         "version": str(version.version),
@@ -95,9 +109,20 @@ def ensure_registered(params: Params) -> dict:
     return receipt
 
 
-def registered_name(data: Mapping) -> str:
-    """The model's name in the registry; a model of synthetic images has one of its own and never replaces another."""
-    return SYNTHETIC_NAME if data["synthetic"] else NAME
+def _try_out(version: tracking.ModelVersion) -> None:
+    """Try a version once that has not been, and keep what came of it as its tag `smoke`."""
+    if version.tags.get(promotion.SMOKE_TAG) != promotion.SMOKE_PASSED:
+        with tracking.files_of(version) as files:
+            outcome = promotion.smoke(version, files)
+        tracking.set_version_tags(
+            version.name,
+            version.version,
+            {promotion.SMOKE_TAG: promotion.SMOKE_PASSED if outcome["passed"] else "failed"},
+        )
+        if not outcome["passed"]:
+            raise StageError(
+                f"{version.name} version {version.version} is registered but can't be promoted: {outcome['sentence']}"
+            )
 
 
 def _complete_run(params: Params, metrics: Mapping, data: Mapping) -> tracking.Run:
@@ -148,11 +173,6 @@ def _read(path: Path) -> dict:
         return json.loads(_made(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StageError(f"{path} is not JSON: {error}\n  delete it and run `dvc repro`, which writes it") from error
-
-
-def _sha256(path: Path) -> str:
-    with _made(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(value: object) -> str:

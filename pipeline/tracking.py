@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from busi import DISCLAIMER
 from busi.layout import CLASSES
 from busi.serving import IMAGE_COLUMN, MODEL_FILE, TEXT_COLUMNS
 from pipeline import ROOT
-from pipeline.outputs import StageError
+from pipeline.outputs import StageError, sha256
 
 # Read by MLflow at its import: no hints, links or retries that last minutes on the user's terminal.
 for _name, _value in {
@@ -40,7 +41,16 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import mlflow  # noqa: E402
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.entities.model_registry import ModelVersion  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import Model, ModelSignature  # noqa: E402
@@ -60,12 +70,16 @@ WORKPLACE = FOLDER / ".registering"
 LOCK = FOLDER / ".lock"
 LOCK_SECONDS = 600
 
+SMOKE = "evaluate/smoke"  # folder of a run: test images to try a model on
+
 UNNAMED = 12  # first digits of the key, the name of a run that nobody named
 
 KEY_TAG = "busi.key"
 PRODUCTION = "production"  # the alias that programs read: models:/NAME@production
 LOGGED_TAG = "busi.logged."
 REGISTRATION_TAG = "registration_key"
+FILES_TAG = "files_sha256"  # of `checksums.json`, which lies beside the model and names the sha256 of every file
+CHECKSUMS = "checksums.json"
 VERSIONS_TAG = "mlflow.modelVersions"
 SERVING_PACKAGES = ("keras", "mlflow", "numpy", "pandas", "pillow", "pyyaml", "tensorflow")
 DESCRIPTION_LIMIT = 5000  # characters, the registry's column in every database
@@ -208,6 +222,16 @@ class Run:
                     self.client.log_artifact(self.id, str(path), "evaluate")
         self.set_tags({f"{LOGGED_TAG}evaluate": digest})  # last: a killed stage logs again
 
+    def log_data_set(self, name: str, digest: str, source: str) -> None:
+        """Log what was trained on as the run's input, which the UI shows and searches; digest is DVC's md5."""
+        with store_errors():
+            found = Dataset(name=name, digest=digest, source_type="dvc", source=json.dumps({"uri": source}))
+            self.client.log_inputs(self.id, [DatasetInput(found, [InputTag("mlflow.data.context", "training")])])
+
+    def log_text(self, text: str, path: str) -> None:
+        with store_errors():
+            self.client.log_text(self.id, text, path)
+
     def is_training_logged(self) -> bool:
         return self.tag(f"{LOGGED_TAG}train") is not None
 
@@ -289,7 +313,8 @@ def flat_metrics(metrics: Mapping) -> dict[str, float]:
     return flat
 
 
-# Registered versions
+# Registered versions. `connect` comes first, once a process: it makes what is missing and takes the lock for it, which
+# the calls below leave to their callers.
 
 
 def find_version(run: Run, name: str, key: str) -> ModelVersion | None:
@@ -337,7 +362,9 @@ def register_version(
             _upload(run, model, keras_file, evidence)
         version = _version_of(client, model, name, key)
         if version is None:
-            version = _create_version(run, model, name, {**tags, REGISTRATION_TAG: key}, description)
+            files = client.get_logged_model(model.model_id).tags[FILES_TAG]
+            own = {REGISTRATION_TAG: key, FILES_TAG: files}
+            version = _create_version(run, model, name, {**tags, **own}, description)
         # What mlflow.register_model writes too, for the model's page to link to its version
         versions = json.dumps([{"name": name, "version": version.version}])
         client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: versions})
@@ -345,38 +372,158 @@ def register_version(
 
 
 def versions(name: str) -> list[ModelVersion]:
-    """Every version of a registered model, newest first; none where the name is not registered."""
+    """Every version of a registered model, newest first, with its aliases; none where the name is not registered."""
     with store_errors():
-        found = connect().search_model_versions(f"name = '{name}'")
+        client = _client()
+        # A search leaves the aliases out
+        found = [
+            client.get_model_version(name, version.version)
+            for version in client.search_model_versions(f"name = '{name}'")
+        ]
     return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
 def production_version(name: str) -> str | None:
     """The number of the version that the alias `production` names."""
     with store_errors():
-        found = connect().search_registered_models(f"name = '{name}'")
-    return str(found[0].aliases[PRODUCTION]) if found and PRODUCTION in found[0].aliases else None
+        model = _registered_model(_client(), name)
+    return str(model.aliases[PRODUCTION]) if model and PRODUCTION in model.aliases else None
 
 
-def set_production(version: ModelVersion, tags: Mapping[str, str]) -> None:
-    """Make a version the Production one: tags, then the alias, which is the truth, then the stage beside it."""
-    client = connect()
-    with store_errors(), locked():
+def set_alias(name: str, version: str) -> None:
+    """Let the alias `production` name this version; one transaction of the store."""
+    with store_errors():
+        _client().set_registered_model_alias(name, PRODUCTION, version)
+
+
+def set_version_tags(name: str, version: str, tags: Mapping[str, str]) -> None:
+    with store_errors():
         for tag, value in tags.items():
-            client.set_model_version_tag(version.name, version.version, tag, value)
-        client.set_registered_model_alias(version.name, PRODUCTION, version.version)
-        _set_stage(client, version)
+            _client().set_model_version_tag(name, version, tag, value)
 
 
-def _set_stage(client: mlflow.MlflowClient, version: ModelVersion) -> None:
-    """The one place that knows of MLflow's deprecated stages; where they are gone, the alias alone remains."""
-    if not hasattr(client, "transition_model_version_stage"):
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        client.transition_model_version_stage(
-            version.name, version.version, PRODUCTION.capitalize(), archive_existing_versions=True
-        )
+def describe_model(name: str, text: str) -> None:
+    """Set the description of a registered model, Markdown."""
+    with store_errors():
+        _client().update_registered_model(name, text)
+
+
+def stages(name: str, production: str | None = None) -> dict[str, str]:
+    """The stage of each version, after moving the stage Production to the version named `production`, if one is.
+
+    The one place that knows of MLflow's deprecated stages. Where they are gone it does nothing and knows of none.
+    """
+    client = _client()
+    move = getattr(client, "transition_model_version_stage", None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if move is None:
+                return {}
+            if production is not None:
+                move(name, production, PRODUCTION.capitalize(), archive_existing_versions=True)
+            found = client.search_model_versions(f"name = '{name}'")
+            known = {str(version.version): version.current_stage for version in found}
+            return {number: stage for number, stage in known.items() if stage and stage != "None"}
+    except MlflowException as error:
+        if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"):
+            return {}
+        with store_errors():
+            raise
+
+
+def model_tags(name: str) -> dict[str, str]:
+    """The tags of a registered model; none where the name is not registered."""
+    with store_errors():
+        model = _registered_model(_client(), name)
+    return dict(model.tags) if model else {}
+
+
+def set_model_tag(name: str, tag: str, value: str) -> None:
+    with store_errors():
+        _client().set_registered_model_tag(name, tag, value)
+
+
+def delete_model_tag(name: str, tag: str) -> None:
+    with store_errors():
+        _client().delete_registered_model_tag(name, tag)
+
+
+@contextlib.contextmanager
+def files_of(version: ModelVersion) -> Iterator[Path]:
+    """A copy of the files of a version for the length of a block: the model and the evidence beside it.
+
+    Raises:
+        StageError: they are gone, or the store refuses.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".reading-", dir=FOLDER) as folder:
+        with store_errors():
+            _client()
+            try:
+                path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=folder)
+            except OSError as error:
+                raise StageError(
+                    f"the files of {version.name} version {version.version} can't be read: {error}\n"
+                    "  they were deleted from the artifact store; `make run` registers the present model again"
+                ) from error
+        yield Path(path)
+
+
+def smoke_images(version: ModelVersion, folder: Path) -> Path:
+    """Copy the test images that were set aside at evaluation, and what is expected of them, into `folder`."""
+    with store_errors():
+        _client()
+        return Path(mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=SMOKE, dst_path=folder))
+
+
+def is_finished(version: ModelVersion) -> bool:
+    """Whether the run of a version ended well and its model is whole."""
+    with store_errors():
+        client = _client()
+        if not (version.run_id and version.source.startswith("models:/m-")):
+            return False  # registered by other means than `register_version`
+        model = client.get_logged_model(version.source.removeprefix("models:/"))
+        return _is_complete(client, model) and client.get_run(version.run_id).info.status == "FINISHED"
+
+
+def altered_files(version: ModelVersion, folder: Path) -> list[str]:
+    """How the files in `folder`, a copy of a version's, differ from its registration; empty when they do not."""
+    listed = folder / CHECKSUMS
+    if FILES_TAG not in version.tags:
+        return ["no checksum was recorded at registration"]
+    if not listed.is_file():
+        return [f"{CHECKSUMS} is missing"]
+    if sha256(listed) != version.tags[FILES_TAG]:
+        return [f"{CHECKSUMS} was changed"]
+    recorded, found = json.loads(listed.read_text(encoding="utf-8")), checksums(folder)
+    changed = {name for name in recorded.keys() & found.keys() if recorded[name] != found[name]}
+    what = {
+        **dict.fromkeys(changed, "was changed"),
+        **dict.fromkeys(recorded.keys() - found.keys(), "is missing"),
+        **dict.fromkeys(found.keys() - recorded.keys(), "was added"),
+    }
+    return [f"{name} {what[name]}" for name in sorted(what)]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Name to sha256 of each file of a logged model, but for the list itself and for what loading it writes."""
+    left_out = {CHECKSUMS, "registered_model_meta"}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: sha256(path) for name, path in names.items() if name not in left_out}
+
+
+def store_address() -> str:
+    """The address of the store for another process that starts in the repository root."""
+    with store_errors():
+        _client()
+    return mlflow.get_tracking_uri()
+
+
+def _registered_model(client: mlflow.MlflowClient, name: str):
+    found = client.search_registered_models(f"name = '{name}'")
+    return found[0] if found else None
 
 
 def _find_model(client: mlflow.MlflowClient, key: str) -> LoggedModel | None:
@@ -405,6 +552,9 @@ def _upload(run: Run, model: LoggedModel, keras_file: Path, evidence: Mapping[st
         write_model(WORKPLACE / "model", keras_file, model.model_id, run.id, model.artifact_location)
         for file, text in evidence.items():
             (WORKPLACE / "model" / file).write_text(text, encoding="utf-8", newline="\n")
+        listed = WORKPLACE / "model" / CHECKSUMS
+        listed.write_text(json.dumps(checksums(WORKPLACE / "model"), indent=2) + "\n", encoding="utf-8", newline="\n")
+        run.client.set_logged_model_tags(model.model_id, {FILES_TAG: sha256(listed)})
         run.client.log_model_artifacts(model.model_id, str(WORKPLACE / "model"))
     finally:
         shutil.rmtree(WORKPLACE, ignore_errors=True)

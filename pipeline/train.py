@@ -15,7 +15,7 @@ import yaml
 from pipeline import tracking
 from pipeline.featurize import FEATURES, ROWS, initial_model
 from pipeline.lineage import dataset
-from pipeline.outputs import stage, whole_file, write_csv, write_json
+from pipeline.outputs import sha256, stage, whole_file, write_csv, write_json
 from pipeline.params import Params, read_params
 
 MODEL = Path("artifacts/train/model.keras")
@@ -32,7 +32,7 @@ def main() -> None:
 
     from busi.features import read_features
     from busi.model import cut, save_model
-    from busi.training import Recipe, examples_from_rows, train
+    from busi.training import Recipe, calibrate, examples_from_rows, train
 
     examples = examples_from_rows(read_features(FEATURES, rows), rows)
     model = initial_model(params.featurize, params.train.dropout)
@@ -52,30 +52,35 @@ def main() -> None:
 
         history = train(tail, examples, recipe, CHECKPOINT, key, report)
         run.log_training(params.of_training(), history)
+    temperature = calibrate(tail, examples, recipe.batch_size)
 
     # Prefix and tail were cut from `model` and share its weights: saving it is all the assembling there is
     with whole_file(MODEL) as partial:
         save_model(model, partial)
     write_csv(HISTORY, history)
     best = history.loc[history.val_loss.idxmin()]
-    reached = {"val_loss": round(best.val_loss, 6), "val_accuracy": round(best.val_accuracy, 6)}
-    write_json(RUN, {"key": key, "image_size": params.featurize.image_size, "best_epoch": int(best.epoch), **reached})
+    about = {
+        "image_size": params.featurize.image_size,
+        "best_epoch": int(best.epoch),
+        "val_loss": round(best.val_loss, 6),
+        "val_accuracy": round(best.val_accuracy, 6),
+        "temperature": temperature,
+    }
+    write_json(RUN, {"key": key, **about})
     CHECKPOINT.unlink()
-    print(f"train: best epoch {best.epoch} of {len(history)}, val_accuracy {best.val_accuracy:.3f}")
+    print(
+        f"train: best epoch {best.epoch} of {len(history)}, val_accuracy {best.val_accuracy:.3f}, "
+        f"temperature {temperature:.2f}"
+    )
 
 
 def input_key(params: Params) -> str:
     """sha256 over everything that decides the outcome: the code, the parameters and the bytes that train reads."""
     declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["deps"]
     files = [name.replace("${featurize.weights}", params.featurize.weights) for name in declared]
-    sums = {name: _sha256(Path(name)) for name in sorted(files)}
+    sums = {name: sha256(Path(name)) for name in sorted(files)}
     values = params.model_dump(include={"featurize", "train"})
     return hashlib.sha256(json.dumps([sums, values], sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training of the tail on stored features: head first, then the whole tail at a lower rate.
+"""Training of the tail on stored features: head first, then the whole tail at a lower rate, then its calibration.
 
 Everything random in an epoch is drawn from (seed, epoch), so a run that was killed and continues from its
 checkpoint takes the same steps as one that was not.
@@ -17,7 +17,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from busi.backend import keras
+from busi.calibration import fit_temperature
 from busi.layout import CLASSES
+from busi.model import predict
 
 HISTORY = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
 
@@ -109,6 +111,23 @@ def train(
         first += epochs
     state.use_best_weights()
     return pd.DataFrame(state.history, columns=HISTORY)
+
+
+def calibrate(tail: keras.Model, examples: Examples, batch_size: int) -> float:
+    """Fit a temperature on the validation rows and make it part of `tail`: the head's weights are divided by it.
+
+    Returns:
+        The temperature; `calibration.temper(probabilities, 1 / temperature)` gives back what the model said before.
+    """
+    rows = (
+        examples.features[examples.val_rows[start : start + batch_size]]
+        for start in range(0, len(examples.val_rows), batch_size)
+    )
+    probabilities = np.concatenate(list(predict(tail, rows)))
+    temperature = fit_temperature(examples.val_labels, probabilities)
+    head = tail.get_layer("head")
+    head.set_weights([weight / np.float32(temperature) for weight in head.get_weights()])
+    return temperature
 
 
 def _compile(tail: keras.Model, phase: str, recipe: Recipe) -> None:

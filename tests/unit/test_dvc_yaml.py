@@ -55,6 +55,8 @@ def test_the_stages_are_the_six_in_order():
 @pytest.mark.parametrize("stage", ORDER)
 def test_declared_code_is_what_the_stage_imports(stage):
     needed = closure(ROOT / "pipeline" / f"{stage}.py")
+    if ROOT / "pipeline" / "promotion.py" in needed:
+        needed.add(ROOT / "pipeline" / "smoke.py")  # run by its path, in a process of its own
     assert sorted(declared(stage)) == sorted(needed), "dvc.yaml's deps and the imports differ"
 
 

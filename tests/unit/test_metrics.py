@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from busi.layout import CLASSES
-from busi.metrics import auroc, confusion_matrix, evaluate, resamples_without_a_class, roc_curve, wilson
+from busi.metrics import (
+    accuracy_by_slice,
+    accuracy_difference,
+    auroc,
+    confusion_matrix,
+    detection,
+    evaluate,
+    operating_point,
+    resamples_without_a_class,
+    roc_curve,
+    wilson,
+)
 
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro")
 PER_CLASS = ("sensitivity", "specificity", "precision", "f1")
@@ -74,7 +85,7 @@ def test_roc_curve_and_its_area_are_those_of_scikit_learn(n, seed, digits):
 def test_layout_and_n():
     labels, probabilities, groups = case(100, 3)
     found = evaluate(labels, probabilities, groups, bootstrap=200, confidence=0.95, seed=1)
-    assert set(found) == {*NAMES, "accuracy_wilson", "per_class"}
+    assert set(found) == {*NAMES, "accuracy_wilson", "expected_calibration_error", "brier_score", "per_class"}
     assert tuple(found["per_class"]) == CLASSES
     assert all(set(found["per_class"][label]) == set(PER_CLASS) for label in CLASSES)
     for metric in flat(found).values():
@@ -164,7 +175,9 @@ def test_a_perfect_and_a_useless_classifier():
     perfect = evaluate(labels, np.eye(3)[labels], np.arange(60), 200, 0.95, seed=0)
     wilson_row = perfect.pop("accuracy_wilson")
     assert wilson_row["value"] == wilson_row["high"] == 1 and 0.9 < wilson_row["low"] < 0.95
-    assert all((row["value"], row["low"], row["high"]) == (1, 1, 1) for row in flat(perfect).values())
+    for name, row in flat(perfect).items():
+        best = 0 if name in ("expected_calibration_error", "brier_score") else 1
+        assert (row["value"], row["low"], row["high"]) == (best,) * 3, name
 
     always_benign = np.tile([0.6, 0.2, 0.2], (60, 1))
     useless = evaluate(labels, always_benign, np.arange(60), 200, 0.95, seed=0)
@@ -209,3 +222,76 @@ def test_what_cannot_be_evaluated_is_refused(change, says):
 def test_a_confidence_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="confidence"):
         evaluate(*case(30, 0), 100, 95, seed=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(6, 150), st.integers(0, 2**32), st.sampled_from([1, 2, 6]))
+def test_brier_score_and_calibration_error_are_their_definitions(n, seed, digits):
+    labels, probabilities, groups = case(n, seed, digits)
+    found = evaluate(labels, probabilities, groups, bootstrap=20, confidence=0.95, seed=0)
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    # rounding keeps 0.3 * 10 from being 3 in one place and 2.999 in the other
+    bins = np.minimum((sure * 10).astype(int), 9)
+    gaps = [abs(right[bins == b].mean() - sure[bins == b].mean()) * (bins == b).sum() for b in set(bins)]
+    assert found["expected_calibration_error"]["value"] == pytest.approx(sum(gaps) / n, abs=2e-6)
+    brier = ((probabilities - np.eye(3)[labels]) ** 2).sum(axis=1).mean()
+    assert found["brier_score"]["value"] == pytest.approx(brier, abs=2e-6)
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32), st.floats(0.01, 1))
+def test_the_operating_point_is_the_highest_threshold_that_reaches_the_target(positives, seed, target):
+    rng = np.random.default_rng(seed)
+    positive = np.append(np.ones(positives, bool), rng.random(20) < 0)
+    scores = np.round(rng.random(positives + 20), 3)
+    threshold = operating_point(positive, scores, target)
+    assert (scores[positive] >= threshold).mean() >= target - 1e-9
+    assert (scores[positive] >= threshold + 1e-4).mean() < target
+
+
+def test_ninety_percent_of_ten_is_nine():
+    scores = np.arange(10) / 10
+    assert operating_point(np.ones(10, bool), scores, 0.9) == 0.1
+    with pytest.raises(ValueError, match="no positive"):
+        operating_point(np.zeros(10, bool), scores, 0.9)
+
+
+def test_detection_is_that_of_scikit_learn_and_says_when_it_is_over_nothing():
+    rng = np.random.default_rng(4)
+    positive, called = rng.random(60) < 0.4, rng.random(60) < 0.5
+    found = detection(positive, called, np.arange(60), 500, 0.95, 0)
+    expected = {
+        "sensitivity": reference.recall_score(positive, called),
+        "specificity": reference.recall_score(~positive, ~called),
+        "ppv": reference.precision_score(positive, called),
+        "npv": reference.precision_score(~positive, ~called),
+    }
+    for name, value in expected.items():
+        assert found[name]["value"] == pytest.approx(value, abs=1e-6)
+        assert found[name]["low"] < value < found[name]["high"]
+    assert found["ppv"]["n"] == called.sum()
+    nothing = detection(positive, np.zeros(60, bool), np.arange(60), 500, 0.95, 0)
+    assert nothing["ppv"] == {"value": 0, "low": 0, "high": 0, "n": 0}
+
+
+def test_slices_part_the_images():
+    rng = np.random.default_rng(5)
+    right, names = rng.random(90) < 0.7, np.resize(np.array(["a", "b", ""], dtype=object), 90)
+    found = accuracy_by_slice(right, {"letter": names}, rng.integers(0, 40, 90), 300, 0.95, 0)["letter"]
+    assert list(found) == ["a", "b"]
+    for name, metric in found.items():
+        assert metric["n"] == 30
+        assert metric["value"] == pytest.approx(right[names == name].mean(), abs=1e-6)
+        assert metric["low"] < metric["value"] < metric["high"]
+
+
+def test_the_paired_interval_is_narrower_than_two_apart_and_takes_a_sign():
+    rng = np.random.default_rng(6)
+    before = rng.random(300) < 0.75
+    right = np.where(rng.random(300) < 0.06, ~before, before)
+    groups = rng.integers(0, 200, 300)
+    gain = accuracy_difference(right, before, groups, 1000, 0.95, 0)
+    loss = accuracy_difference(before, right, groups, 1000, 0.95, 0)
+    assert gain["value"] == -loss["value"] == pytest.approx(right.mean() - before.mean(), abs=1e-6)
+    assert gain["low"] == pytest.approx(-loss["high"], abs=1e-6)
+    assert gain["high"] - gain["low"] < 0.08  # two intervals of 0.1 each would be 0.14 wide
+    assert accuracy_difference(before, before, groups, 1000, 0.95, 0) == {"value": 0, "low": 0, "high": 0, "n": 300}

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from busi.gate import RULES
 from pipeline.outputs import StageError
 from pipeline.params import read_params
 
 ROOT = Path(__file__).resolve().parents[2]
+GATE_OFF = dict.fromkeys(RULES)
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_missing_file_and_bad_yaml(tmp_path):
     [
         ({"validate": {"min_side": 500, "max_side": 100}}, "min_side 500 is larger than max_side 100"),
         ({"train": {"head_epochs": 0, "tail_epochs": 0}}, "nothing would be trained"),
-        ({"register": {"gate": {"accuracy": None, "malignant_sensitivity": None}}}, "nothing would be decided"),
+        ({"register": {"gate": GATE_OFF}}, "nothing would be decided"),
         ({"split": {"seed": -1}}, "split.seed"),
     ],
 )

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from keras import layers
 
+from busi.calibration import fit_temperature, temper
 from busi.features import feature_rows
 from busi.layout import CLASSES
 from busi.model import seed_everything
-from busi.training import HISTORY, Examples, Recipe, _batches, examples_from_rows, train
+from busi.training import HISTORY, Examples, Recipe, _batches, calibrate, examples_from_rows, train
 
 RECIPE = Recipe(
     batch_size=8, head_epochs=2, tail_epochs=4, head_learning_rate=1e-2, tail_learning_rate=5e-3, weight_decay=1e-4,
@@ -159,3 +160,14 @@ def test_rows_are_arranged_by_image_and_view():
     assert [CLASSES[label] for label in examples.train_labels] == ["benign", "normal"]
     assert examples.val_rows.tolist() == [3]
     assert [CLASSES[label] for label in examples.val_labels] == ["benign"]
+
+
+def test_calibration_is_fitted_on_validation_alone_and_lies_in_the_head(examples):
+    tail = small_tail()
+    tail.get_layer("head").set_weights([3 * weight for weight in tail.get_layer("head").get_weights()])
+    every = examples.features.astype(np.float32)
+    before = tail.predict(every, verbose=0)
+    on_validation = before[examples.val_rows]
+    temperature = calibrate(tail, examples, batch_size=8)
+    assert temperature == fit_temperature(examples.val_labels, on_validation) != 1
+    np.testing.assert_allclose(tail.predict(every, verbose=0), temper(before, temperature), atol=1e-5)

@@ -1,0 +1,27 @@
+"""Load a model as anybody would who has only the store, and hold it against what it said at evaluation.
+
+Run by its path, in a process of its own, with nothing of this repository imported: the code that travels with the
+model is what is tried. `python -I pipeline/smoke.py MODEL_URI FOLDER`; FOLDER holds `smoke.json` and the images it
+names. Prints one line of JSON: {"images", "largest_difference", "version"}.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(uri: str, folder: Path) -> None:
+    import mlflow
+    import pandas as pd
+
+    expected = json.loads((folder / "smoke.json").read_text(encoding="utf-8"))
+    files = [(folder / f"{row['sha256']}.image").read_bytes() for row in expected]
+    said = mlflow.pyfunc.load_model(uri).predict(pd.DataFrame({"image": files}))
+    labels = sorted(set(expected[0]) - {"path", "sha256"})
+    gaps = [abs(said[label].iloc[i] - row[label]) for i, row in enumerate(expected) for label in labels]
+    version = str(said["model_version"].iloc[0])
+    print(json.dumps({"images": len(files), "largest_difference": float(max(gaps)), "version": version}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
