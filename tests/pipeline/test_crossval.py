@@ -29,7 +29,7 @@ def wait_for_fold(workers: list[psutil.Process], crossval: subprocess.Popen) -> 
     while not (busy := [one for one in workers if jobs_of(one)]):
         assert crossval.poll() is None, crossval.communicate()[0]
         assert time.monotonic() < deadline, "no fold was begun"
-        time.sleep(0.02)
+        time.sleep(0.3)  # psutil looks at every process of the machine
     return busy[0]
 
 
