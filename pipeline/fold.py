@@ -43,9 +43,9 @@ LAST_LINES = 15
 Kind = Literal["prefix", "fold"]
 
 
-def prepare(folder: Path, params: Params, root: Path = ROOT, prefix: Path | None = None) -> None:
-    """Make a job's folder: parameters, and links to what it shares with the repository at `root`."""
-    links = {name: root / name for name in LINKS} | ({"prefix": prefix} if prefix else {})
+def prepare(folder: Path, params: Params, prefix: Path | None = None) -> None:
+    """Make a job's folder: parameters, and links to what it shares with the repository."""
+    links = {name: ROOT / name for name in LINKS} | ({"prefix": prefix} if prefix else {})
     for name, target in links.items():
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def main(kind: Annotated[str, typer.Argument()], folder: Annotated[Path, typer.A
     os.chdir(folder)
     with _alone():
         if not Path(RESULT).is_file():
-            run_prefix() if kind == "prefix" else run_fold()
+            {"prefix": run_prefix, "fold": run_fold}[kind]()
 
 
 def run_prefix() -> None:
