@@ -18,7 +18,9 @@ COPY --chown=busi:busi dvc.yaml params.yaml ./
 COPY --chown=busi:busi src src
 COPY --chown=busi:busi pipeline pipeline
 COPY --chown=busi:busi weights weights
-ENV PATH=/opt/venv/bin:$PATH \
+# GitPython, which DVC brings, refuses to be imported where there is no git unless it is told to be quiet
+ENV GIT_PYTHON_REFRESH=quiet \
+    PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/busi \
     PYTHONUNBUFFERED=1
 USER 1000

@@ -143,7 +143,7 @@ def check(path: Path) -> list[str]:
     """The names of the steps of a compiled file, after reading it as the specification's own message.
 
     Raises:
-        ValueError: it is none, or a step takes an image, a resource or a retry from elsewhere.
+        ValueError: it is none, or its steps are not those of dvc.yaml, wired as their deps say.
     """
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
