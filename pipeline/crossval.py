@@ -12,6 +12,8 @@ import hashlib
 import json
 import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +86,7 @@ def main(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://HOST:PORT")] = None,
 ) -> None:
     """Cross-validate with the parameters of params.yaml."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that stops server and workers
     params = read_params()
     manifest = read_manifest()
     common = sums_of_inputs(params)
@@ -93,19 +96,22 @@ def main(
     waiting = [one for one in planned if not one.is_finished]
     print(f"{len(planned)} folds, {len(planned) - len(waiting)} of them finished before", flush=True)
 
-    with tracking.run(parent_key, name=f"crossval-{tracking.run_name(dataset()['name'], parent_key)}") as parent:
-        parent.log_params(params.of_training() | {"crossval": {"folds": folds, "repeats": repeats}})
-        if waiting:
-            workers = runner(scheduler)
-            with api_server():
-                run_all(waiting, prefixes, workers)
-        for one in planned:
-            tracking.nest(parent, result_of(one)["key"], name=f"{one.name} of {folds}")
-        predictions = out_of_fold(planned)
-        report = summarise(planned, predictions, params)
-        write_csv(PREDICTIONS, predictions)
-        write_json(REPORT, report)
-        parent.log_evaluation(report["pooled"], [PREDICTIONS, REPORT])
+    try:
+        with tracking.run(parent_key, name=f"crossval-{tracking.run_name(dataset()['name'], parent_key)}") as parent:
+            parent.log_params(params.of_training() | {"crossval": {"folds": folds, "repeats": repeats}})
+            if waiting:
+                workers = runner(scheduler)
+                with api_server():
+                    run_all(waiting, prefixes, workers)
+            for one in planned:
+                tracking.nest(parent, result_of(one)["key"], name=f"{one.name} of {folds}")
+            predictions = out_of_fold(planned)
+            report = summarise(planned, predictions, params)
+            write_csv(PREDICTIONS, predictions)
+            write_json(REPORT, report)
+            parent.log_evaluation(report["pooled"], [PREDICTIONS, REPORT])
+    except KeyboardInterrupt:
+        raise StageError("cut off\n  finished folds are kept; the same command goes on with the others") from None
     describe(report, params)
 
 
@@ -214,7 +220,12 @@ def runner(scheduler: str | None) -> DaskTaskRunner:
             raise StageError(f"no Dask scheduler answers at {scheduler}\n  {str(error).splitlines()[0]}") from error
         return DaskTaskRunner(address=scheduler)
     return DaskTaskRunner(
-        cluster_kwargs={"n_workers": WORKERS, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+        cluster_kwargs={
+            "n_workers": WORKERS,
+            "threads_per_worker": 1,
+            "dashboard_address": "127.0.0.1:0",
+            "memory_limit": 0,
+        }
     )
 
 
@@ -226,7 +237,14 @@ def api_server() -> Iterator[None]:
         return
     # Nobody can look at this server, and what went wrong is told at the end
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
-    with SubprocessASGIServer() as server:
+    server = SubprocessASGIServer()
+    # A terminal sends Ctrl-C to every process in front, and the flow must still reach its server to end; inherited
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        server.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with server:
         named = {PREFECT_API_URL: server.api_url, PREFECT_LOGGING_LEVEL: "CRITICAL"}
         with temporary_settings(named), _environment({key.name: value for key, value in named.items()}):
             yield
