@@ -1,7 +1,8 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card reproduce test lint lock
+.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card \
+  reproduce crossval kubeflow test lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -93,11 +94,22 @@ card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)
 reproduce: $(ENV) ## Rebuild a version from its commit and data, beside the working tree, and compare: VERSION=3
 	@python -m pipeline.reproduce $(VERSION) $(MODEL_ARG)
 
+crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1; SCHEDULER=tcp://HOST:PORT for a cluster)
+	@python -m pipeline.data
+	@dvc repro validate
+	@python -m pipeline.crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+
+kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
+	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
+	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock
+	@python -m pipeline.kubeflow --image "$(IMAGE)"
+
 test: $(ENV) ## Run the tests
 	@python -m pytest
 
 lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
 
-lock: ## Renew requirements.lock from requirements.in (needs uv)
+lock: ## Renew requirements.lock and requirements-kubeflow.lock (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -c requirements.lock requirements-kubeflow.in -o requirements-kubeflow.lock

@@ -15,6 +15,9 @@ CACHE = ROOT / ".cache"
 sys.path.insert(0, str(ROOT / "src"))
 
 _ENVIRONMENT = {
+    "DASK_CONFIG": str(CACHE / "dask"),
+    "DASK_LOGGING__DISTRIBUTED": "warning",
+    "DASK_TEMPORARY_DIRECTORY": str(CACHE / "dask"),
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "DVC_SITE_CACHE_DIR": str(CACHE / "dvc"),
@@ -27,6 +30,7 @@ _ENVIRONMENT = {
     "MPLCONFIGDIR": str(CACHE / "matplotlib"),
     "PREFECT_HOME": str(CACHE / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 for _name, _value in _ENVIRONMENT.items():

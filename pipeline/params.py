@@ -51,7 +51,20 @@ class Split(Section):
     train: Fraction
     val: Fraction
     test: Fraction
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Annotated[int, Field(ge=0)] | None
     seed: Seed
+
+    @model_validator(mode="after")
+    def a_fold_is_one_of_the_folds(self):
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError(f"folds {self.folds} and fold {self.fold}: give both, or null for both")
+        if self.folds is not None:
+            if self.fold >= self.folds:
+                raise ValueError(f"fold must be 0 to {self.folds - 1} with {self.folds} folds, got {self.fold}")
+            if abs(self.test - 1 / self.folds) > 1e-6:
+                raise ValueError(f"test must be 1 / folds = {1 / self.folds:.6g}, got {self.test:g}")
+        return self
 
     @model_validator(mode="after")
     def parts_make_one(self):
@@ -124,6 +137,13 @@ class Flow(Section):
     timeout: dict[str, Count]
 
 
+class Kubeflow(Section):
+    cpu: Count
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*(M|G|Mi|Gi)$")]
+    retries: Annotated[int, Field(ge=0)]
+    backoff: Count
+
+
 class Params(Section):
     data: Data
     validate_: Annotated[Validate, Field(alias="validate")]
@@ -134,6 +154,7 @@ class Params(Section):
     register_: Annotated[Register, Field(alias="register")]
     promote: Promote
     flow: Flow
+    kubeflow: Kubeflow
 
     def of_training(self) -> dict:
         """The sections that decide a trained model, as its MLflow run records them; the others may change later."""

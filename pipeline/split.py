@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busi.split import PARTS, USED_PARTS, make_split, random_split_leak
+from busi.split import PARTS, USED_PARTS, make_folds, make_split, random_split_leak
 from pipeline.outputs import StageError, stage, write_csv, write_json
 from pipeline.params import read_params
 
@@ -24,7 +24,10 @@ def main() -> None:
         raise StageError(f"{MANIFEST} not found\n  run `dvc repro split`, which makes it first")
     manifest = pd.read_csv(MANIFEST, dtype={"duplicate_group": str, "sha256": str}, keep_default_na=False)
 
-    split = make_split(manifest, fractions, params.seed)
+    if params.folds is None:
+        split = make_split(manifest, fractions, params.seed)
+    else:
+        split = make_folds(manifest, params.folds, params.val, params.seed)[params.fold]
     leak = random_split_leak(manifest, fractions, params.seed)
     images, share_error = split.counts("path"), split.share_error(fractions)
 

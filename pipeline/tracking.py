@@ -283,6 +283,21 @@ def open_run(key: str, name: str | None = None) -> Run:
     return Run(client, found[0].info.run_id)
 
 
+def nest(parent: Run, key: str, name: str) -> None:
+    """Name the run of a training key and make it a child of `parent`."""
+    with store_errors():
+        experiment = parent.client.get_run(parent.id).info.experiment_id
+        found = parent.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        if not found:
+            raise StageError(
+                f"the tracking store {store_uri()} has no run {key[:UNNAMED]}\n"
+                "  start this process and all workers with the same MLFLOW_TRACKING_URI, or all without;\n"
+                "  if the store was emptied, delete artifacts/crossval/folds/ too"
+            )
+        parent.client.update_run(found[0].info.run_id, name=name)
+        parent.client.set_tag(found[0].info.run_id, "mlflow.parentRunId", parent.id)
+
+
 def run_name(data_set: str, key: str) -> str:
     """What a run is called in the UI: the data set and the first digits of its key."""
     return f"{data_set}-{key[:8]}"

@@ -59,7 +59,13 @@ def main() -> None:
         save_model(model, partial)
     write_csv(HISTORY, history)
     best = history.loc[history.val_loss.idxmin()]
-    about = {"image_size": params.featurize.image_size, "best_epoch": int(best.epoch), "temperature": temperature}
+    about = {
+        "image_size": params.featurize.image_size,
+        "best_epoch": int(best.epoch),
+        "val_loss": round(best.val_loss, 6),
+        "val_accuracy": round(best.val_accuracy, 6),
+        "temperature": temperature,
+    }
     write_json(RUN, {"key": key, **about})
     CHECKPOINT.unlink()
     print(

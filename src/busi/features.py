@@ -77,6 +77,34 @@ def read_features(path: Path, rows: pd.DataFrame) -> np.ndarray:
     return array
 
 
+def select_features(parts: list[tuple[np.ndarray, pd.DataFrame]], rows: pd.DataFrame, path: Path) -> None:
+    """Write to `path` what `write_features` would for `rows`, copied from arrays that hold all of their views.
+
+    The network sees each view by itself, so a view's features do not depend on the images beside it.
+
+    Args:
+        parts: (array, its rows) as `read_features` and `feature_rows` give them, no view in two of them.
+        rows: as `feature_rows` gives them.
+
+    Raises:
+        ValueError: a view of `rows` is in none of the parts.
+    """
+    places = {}
+    for part, (_, held) in enumerate(parts):
+        for row, image, view in zip(held["row"], held["path"], held["view"], strict=True):
+            places[image, view] = part, row
+    wanted = list(zip(rows["path"], rows["view"], strict=True))
+    missing = [f"view {view} of {image}" for image, view in wanted if (image, view) not in places]
+    if missing:
+        raise ValueError(f"the stored features lack {len(missing)} views, the first is {missing[0]}")
+    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *parts[0][0].shape[1:])}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for image_and_view in wanted:
+            part, row = places[image_and_view]
+            file.write(parts[part][0][row].tobytes())
+
+
 def _views(folder: Path, rows: pd.DataFrame, size: int, seed: int) -> Iterator[np.ndarray]:
     def views_of(path: str, views: int) -> list[np.ndarray]:
         pixels = prepare(read_image(folder / path), size)

@@ -6,10 +6,15 @@ even where the manifest puts them into two. A group that holds two labels can't 
 all of it goes to quarantine.
 """
 
+from collections.abc import Hashable
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
 
 from busi.layout import CLASSES
+
+Part = TypeVar("Part", bound=Hashable)
 
 USED_PARTS = ("train", "val", "test")
 QUARANTINE = "quarantine"
@@ -112,14 +117,49 @@ def make_split(manifest: pd.DataFrame, fractions: dict[str, float], seed: int) -
     groups, conflicts = _merged_groups(manifest)
     table = manifest[["path", "label", "sha256"]].assign(duplicate_group=groups, part=QUARANTINE)
     clean = table[~conflicts.to_numpy()]
-    _require_enough_groups(clean, set(table.loc[conflicts.to_numpy(), "path"]))
+    each = f"each of {', '.join(USED_PARTS)}"
+    _require_enough_groups(clean, set(table.loc[conflicts.to_numpy(), "path"]), each, len(USED_PARTS))
+    fractions = {part: fractions[part] for part in USED_PARTS}
     part_of = {}
     for index, label in enumerate(CLASSES):
-        members = clean[clean["label"] == label].groupby("duplicate_group")["path"].agg(["min", "size"])
-        members = members.sort_values("min")
-        part_of |= _assign(members["size"].to_dict(), fractions, np.random.default_rng([seed, index]))
+        part_of |= _assign(_group_sizes(clean, label), fractions, np.random.default_rng([seed, index]))
     table["part"] = table["duplicate_group"].map(part_of).fillna(QUARANTINE)
     return Split(table)
+
+
+def make_folds(manifest: pd.DataFrame, folds: int, val: float, seed: int) -> list[Split]:
+    """The splits of a cross-validation: each image outside quarantine is tested in exactly one of them.
+
+    Within a class the groups are shuffled and dealt into `folds` equal shares as `make_split` deals them into parts. In
+    fold i share i is the test part, and the rest is divided into train and val in the same way.
+
+    Args:
+        manifest: as for `make_split`.
+        folds: number of folds, 2 or more.
+        val: share of all images that each fold validates on; 1 / folds is tested on, the remainder trained on.
+        seed: of the dealing.
+
+    Raises:
+        ValueError: as `make_split`, or a class has too few groups for so many folds, or nothing would be left to train.
+    """
+    train = 1 - 1 / folds - val if folds >= 2 else 0
+    if not 0 < val < 1 or train <= 0:
+        raise ValueError(
+            f"2 folds or more are needed and 1 / folds + val must stay below 1; received {folds} folds and val {val:g}"
+        )
+    groups, conflicts = _merged_groups(manifest)
+    table = manifest[["path", "label", "sha256"]].assign(duplicate_group=groups, part=QUARANTINE)
+    clean = table[~conflicts.to_numpy()]
+    _require_enough_groups(clean, set(table.loc[conflicts.to_numpy(), "path"]), f"each of {folds} folds", folds)
+    parts_of: list[dict[str, str]] = [{} for _ in range(folds)]
+    for index, label in enumerate(CLASSES):
+        sizes = _group_sizes(clean, label)
+        fold_of = _assign(sizes, dict.fromkeys(range(folds), 1 / folds), np.random.default_rng([seed, index]))
+        for fold, part_of in enumerate(parts_of):
+            rest = {group: size for group, size in sizes.items() if fold_of[group] != fold}
+            shares = {"train": train / (train + val), "val": val / (train + val)}
+            part_of |= dict.fromkeys(sizes, "test") | _assign(rest, shares, np.random.default_rng([seed, index, fold]))
+    return [Split(table.assign(part=table["duplicate_group"].map(part_of).fillna(QUARANTINE))) for part_of in parts_of]
 
 
 def random_split_leak(manifest: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, float | int]:
@@ -184,32 +224,39 @@ def _merged_groups(manifest: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     return groups, two_labels | flagged
 
 
-def _assign(sizes: dict[str, int], fractions: dict[str, float], rng: np.random.Generator) -> dict[str, str]:
-    """Give each group of one class a part. `sizes`: group -> images, in a canonical order."""
+def _group_sizes(clean: pd.DataFrame, label: str) -> dict[str, int]:
+    """Images of each group of one class, in a canonical order: by the group's first path."""
+    members = clean[clean["label"] == label].groupby("duplicate_group")["path"].agg(["min", "size"])
+    return members.sort_values("min")["size"].to_dict()
+
+
+def _assign(sizes: dict[str, int], fractions: dict[Part, float], rng: np.random.Generator) -> dict[str, Part]:
+    """Give each group of one class a part of `fractions`. `sizes`: group -> images, in a canonical order."""
     total = sum(sizes.values())
-    target = {part: fractions[part] * total for part in USED_PARTS}
-    held: dict[str, list[str]] = {part: [] for part in USED_PARTS}
-    count = dict.fromkeys(USED_PARTS, 0)
+    target = {part: fraction * total for part, fraction in fractions.items()}
+    held: dict[Part, list[str]] = {part: [] for part in fractions}
+    count = dict.fromkeys(fractions, 0)
     names = list(sizes)
     queue = sorted((names[i] for i in rng.permutation(len(names))), key=lambda group: -sizes[group])
     for position, group in enumerate(queue):
-        empty = [part for part in USED_PARTS if not held[part]]
-        choice = empty if len(queue) - position <= len(empty) else USED_PARTS
+        empty = [part for part in fractions if not held[part]]
+        choice = empty if len(queue) - position <= len(empty) else fractions
         part = max(choice, key=lambda part: (target[part] - count[part] - sizes[group] / 2) / target[part])
         held[part].append(group)
         count[part] += sizes[group]
     return {group: part for part, groups in held.items() for group in groups}
 
 
-def _require_enough_groups(clean: pd.DataFrame, quarantined: set[str]) -> None:
+def _require_enough_groups(clean: pd.DataFrame, quarantined: set[str], each: str, least: int) -> None:
+    """Refuse a class of fewer than `least` groups; `each` says what needs a group of every class."""
     groups = clean.groupby("label")["duplicate_group"].nunique()
     images = clean["label"].value_counts()
-    short = [label for label in CLASSES if groups.get(label, 0) < len(USED_PARTS)]
+    short = [label for label in CLASSES if groups.get(label, 0) < least]
     if short:
         counted = [f"{label}: {images.get(label, 0)} in {groups.get(label, 0)} groups" for label in short]
         raise ValueError(
-            f"too few images to split: each of {', '.join(USED_PARTS)} needs one near-duplicate group of every class, "
-            f"so every class needs at least {len(USED_PARTS)} groups without label conflict; received "
+            f"too few images to split: {each} needs one near-duplicate group of every class, "
+            f"so every class needs at least {least} groups without label conflict; received "
             + "; ".join(counted)
             + f" ({len(quarantined)} images in quarantine)\n  add images that differ from those that are there"
         )

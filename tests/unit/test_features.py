@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from busi.augment import augment, view_generator
-from busi.features import feature_rows, read_features, write_features
+from busi.features import feature_rows, read_features, select_features, write_features
 from busi.images import prepare, read_image
 
 SIZE = 16
@@ -86,3 +86,17 @@ def test_an_array_of_other_rows_is_refused(folder, rows, tmp_path):
     write_features(prefix(), folder, rows, 7, tmp_path / "features.npy")
     with pytest.raises(ValueError, match="150 rows, its table 149"):
         read_features(tmp_path / "features.npy", rows[:-1])
+
+
+def test_selected_from_two_parts_the_bytes_are_those_of_a_run_of_its_own(folder, rows, tmp_path):
+    images = [f"{i:02}.png" for i in range(70)]
+    parts = []
+    for number, some in enumerate((images[:33], images[33:])):
+        every_view = feature_rows(pd.DataFrame({"path": some, "label": "benign", "part": "train"}), views=2)
+        write_features(prefix(), folder, every_view, 7, tmp_path / f"{number}.npy")
+        parts.append((read_features(tmp_path / f"{number}.npy", every_view), every_view))
+    write_features(prefix(), folder, rows, 7, tmp_path / "alone.npy")
+    select_features(parts, rows, tmp_path / "selected.npy")
+    assert (tmp_path / "selected.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
+    with pytest.raises(ValueError, match=r"lack 26 views.*view 0 of 33\.png"):
+        select_features(parts[:1], rows[rows.path < "45.png"], tmp_path / "selected.npy")

@@ -138,3 +138,20 @@ def test_an_override_that_the_reader_refuses_changes_nothing(committed, changes,
         override(changes, committed)
     assert says in str(caught.value)
     assert committed.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"folds": 5}, "give both"),
+        ({"fold": 0}, "give both"),
+        ({"folds": 5, "fold": 5, "test": 0.2, "train": 0.65}, "fold must be 0 to 4"),
+        ({"folds": 5, "fold": 0}, "test must be 1 / folds = 0.2"),
+    ],
+)
+def test_a_fold_is_one_of_the_folds(values, tmp_path, changes, said):
+    values["split"] |= changes
+    with pytest.raises(StageError, match=said):
+        reading(values, tmp_path)
+    values["split"] |= {"folds": 5, "fold": 4, "test": 0.2, "train": 0.65}
+    assert reading(values, tmp_path).split.fold == 4

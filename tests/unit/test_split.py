@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from busi.layout import CLASSES
-from busi.split import PARTS, QUARANTINE, USED_PARTS, Split, make_split, random_split_leak
+from busi.split import PARTS, QUARANTINE, USED_PARTS, Split, make_folds, make_split, random_split_leak
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -272,3 +272,52 @@ def test_the_stage_writes_what_it_promises(tmp_path, monkeypatch, capsys):
     first = stage_module.SPLIT.read_bytes(), stage_module.REPORT.read_bytes()
     stage_module.main()
     assert first == (stage_module.SPLIT.read_bytes(), stage_module.REPORT.read_bytes())
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.builds(
+        make_manifest,
+        st.fixed_dictionaries(dict.fromkeys(CLASSES, st.lists(st.integers(1, 4), min_size=6, max_size=30))),
+        conflicts=st.integers(0, 5),
+        seed=st.integers(0, 2**16),
+    ),
+    st.integers(3, 6),
+    st.integers(0, 2**32),
+)
+def test_each_image_is_tested_in_one_fold_and_quarantine_in_none(manifest, folds, seed):
+    splits = make_folds(manifest, folds, 0.15, seed)  # each a Split: groups whole, parts disjoint, classes in all
+    assert len(splits) == folds
+    tested = pd.concat([split.table[split.table["part"] == "test"] for split in splits])
+    conflicting = set(manifest.loc[manifest["label_conflict"], "path"])
+    assert sorted(tested["path"]) == sorted(set(manifest["path"]) - conflicting)
+    for split in splits:
+        assert set(split.quarantined()) == conflicting
+
+
+def test_folds_are_stratified_and_keep_their_shares():
+    manifest = make_manifest({"benign": [1] * 60 + [2] * 40, "malignant": [1] * 70, "normal": [1, 2, 3] * 15})
+    for split in make_folds(manifest, 5, 0.15, seed=3):
+        assert split.share_error({"train": 0.65, "val": 0.15, "test": 0.2}) <= 0.03
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order_of_rows():
+    manifest = make_manifest({label: [1, 2] * 10 for label in CLASSES})
+    tables = [split.table for split in make_folds(manifest, 4, 0.15, seed=1)]
+    for one, other in zip(tables, make_folds(manifest.sample(frac=1, random_state=0), 4, 0.15, seed=1), strict=True):
+        pd.testing.assert_frame_equal(one, other.table)
+    assert any(
+        not one.equals(other.table) for one, other in zip(tables, make_folds(manifest, 4, 0.15, seed=2), strict=True)
+    )
+
+
+def test_too_few_groups_for_the_folds_are_refused_with_their_counts():
+    manifest = make_manifest({"benign": [1] * 9, "malignant": [1] * 9, "normal": [2] * 4})
+    with pytest.raises(ValueError, match=r"each of 5 folds.*normal: 8 in 4 groups"):
+        make_folds(manifest, 5, 0.15, seed=0)
+
+
+@pytest.mark.parametrize(("folds", "val"), [(1, 0.15), (2, 0.5), (5, 0.8)])
+def test_folds_that_leave_nothing_to_train_on_are_refused(folds, val):
+    with pytest.raises(ValueError, match="must stay below 1"):
+        make_folds(make_manifest({label: [1] * 9 for label in CLASSES}), folds, val, seed=0)
