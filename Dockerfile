@@ -5,9 +5,9 @@ FROM python:3.11-slim-bookworm AS environment
 COPY requirements.lock requirements-kubeflow.lock /
 RUN python -m venv /opt/venv \
     && /opt/venv/bin/python -m pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes \
-        -r /requirements.lock \
+        -r /requirements.lock -c /requirements.lock \
     && /opt/venv/bin/python -m pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes \
-        -r /requirements-kubeflow.lock
+        -r /requirements-kubeflow.lock -c /requirements.lock
 
 FROM python:3.11-slim-bookworm
 COPY --from=environment /opt/venv /opt/venv

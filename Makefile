@@ -101,7 +101,7 @@ crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1
 
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
 	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
-	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock
+	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
 	@python -m pipeline.kubeflow --image "$(IMAGE)"
 
 test: $(ENV) ## Run the tests
