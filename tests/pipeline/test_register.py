@@ -227,10 +227,10 @@ print(json.dumps({
 """
 
 
-def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, keras_file, tmp_path, monkeypatch):
+def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, keras_file, tmp_path):
     register.main()
     moved = tmp_path / "moved away"
-    monkeypatch.chdir(tmp_path)
+    os.chdir(tmp_path)  # not by monkeypatch, which would go back to the folder that moves
     folder.rename(moved)
     shutil.rmtree(moved / "artifacts")
 

@@ -175,13 +175,15 @@ def project(tmp_path, monkeypatch):
             part = "test" if number > 8 else "train" if number > 4 else "val"
             rows.append((path, label, f"{label[0]}{number // 2:03d}", part))
     table = pd.DataFrame(rows, columns=["path", "label", "duplicate_group", "part"]).sort_values("path")
-    for path in (stage_module.SPLIT, stage_module.HISTORY, stage_module.SPLIT_REPORT):
+    for path in (stage_module.MANIFEST, stage_module.SPLIT, stage_module.HISTORY, stage_module.SPLIT_REPORT):
         path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(stage_module.SPLIT, index=False)
+    described = table[["path", "label"]].assign(width=50, height=40, lesion_fraction=np.nan, annotated=False)
+    described.to_csv(stage_module.MANIFEST, index=False)
     stage_module.HISTORY.write_text(
         "epoch,phase,loss,accuracy,val_loss,val_accuracy,learning_rate\n0,head,1,0.5,1.1,0.4,0.001\n"
     )
-    stage_module.RUN.write_text(json.dumps({"key": KEY, "image_size": 32}))
+    stage_module.RUN.write_text(json.dumps({"key": KEY, "image_size": 32, "temperature": 2.0}))
     stage_module.MODEL.write_bytes(b"")
     stage_module.SPLIT_REPORT.write_text(json.dumps(SPLIT))
     stage_module.VALIDATION_REPORT.write_text(json.dumps(VALIDATION))
@@ -220,6 +222,11 @@ def outputs() -> dict[str, bytes]:
 def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(project, capsys):
     stage_module.main()
     first = outputs()
+    aside = json.loads(first.pop("artifacts/evaluate/smoke/smoke.json"))
+    images = {f"artifacts/evaluate/smoke/{row['sha256']}.image": Path("data", row["path"]) for row in aside}
+    assert len(images) == 8
+    assert {first.pop(name) for name in images} == {path.read_bytes() for path in images.values()}
+    assert {row["path"].split("/")[0] for row in aside} == set(CLASSES)
     assert set(first) == {
         "reports/metrics.json",
         "artifacts/evaluate/predictions.csv",
@@ -234,7 +241,7 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
     assert (predictions["predicted"] == predictions[list(CLASSES)].idxmax(axis=1)).all()
     wrong = predictions.loc[predictions["label"] != predictions["predicted"], "path"]
     assert list(wrong) == [f"{label}/{label} (20).png" for label in CLASSES]
-    assert sum(project.batches) == 36 and len(project.batches) > 1
+    assert sum(project.batches) == 36 + 12 and len(project.batches) > 1
 
     metrics = json.loads(stage_module.METRICS.read_text())
     assert metrics["accuracy"]["value"] == pytest.approx(33 / 36, abs=1e-6)
@@ -242,7 +249,20 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
         predictions["label"].map(CLASSES.index).to_numpy(), predictions[list(CLASSES)].to_numpy(),
         predictions["duplicate_group"].to_numpy(), bootstrap=2000, confidence=0.95, seed=17,
     )  # fmt: skip
-    assert metrics == again
+    assert {name: metrics[name] for name in again} == again
+    point = metrics["operating_point"]
+    on_test = predictions["malignant"] >= point["threshold"]
+    malignant = predictions["label"] == "malignant"
+    assert point["sensitivity"]["value"] == pytest.approx((on_test & malignant).sum() / 12, abs=1e-6)
+    assert point["specificity"]["value"] == pytest.approx((~on_test & ~malignant).sum() / 24, abs=1e-6)
+    assert (point["validation_images"], point["validation_sensitivity"]) == (4, 1.0)
+    by_label = {label: metric["value"] for label, metric in metrics["slices"]["label"].items()}
+    assert by_label == {label: metrics["per_class"][label]["sensitivity"]["value"] for label in CLASSES}
+    assert list(metrics["slices"]) == ["label"]  # one size, no masks, none annotated
+    assert metrics["uncalibrated"]["brier_score"] != metrics["brier_score"]
+    for row in aside:
+        [said] = predictions.loc[predictions["path"] == row["path"], list(CLASSES)].to_numpy()
+        assert [row[label] for label in CLASSES] == pytest.approx(said, abs=1e-6)
     confusion = pd.read_csv("artifacts/evaluate/plots/confusion.csv")
     assert list(confusion) == ["actual", "predicted"] and len(confusion) == 36
     assert (confusion["actual"] == predictions["label"]).all()
@@ -251,14 +271,15 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
         assert list(roc) == ["fpr", "tpr"]
         assert roc.iloc[0].tolist() == [0, 0] and roc.iloc[-1].tolist() == [1, 1]
 
-    paths = [Path("artifacts/evaluate", name) for name in ("predictions.csv", "figures", "report.html")]
+    paths = [Path("artifacts/evaluate", name) for name in ("predictions.csv", "figures", "report.html", "smoke")]
     assert project.logged == [(KEY, metrics, paths)]
     assert "accuracy" in capsys.readouterr().out
 
     for content in first.values():
         assert str(Path.cwd()).encode() not in content and KEY.encode() not in content
+    before = outputs()
     stage_module.main()
-    assert outputs() == first
+    assert outputs() == before
 
 
 @pytest.mark.parametrize(
