@@ -1,0 +1,46 @@
+"""Where in an image the network saw its reasons: Grad-CAM on DenseNet121's last feature map.
+
+Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017. The map of
+a class is the last feature map's channels, each weighed by the mean gradient of that class's logit, summed, and cut
+at zero. Pixels go in as they go into the model, so the map is of the model's own preprocessing.
+"""
+
+import numpy as np
+from PIL import Image
+
+from busi.backend import keras, tf
+
+FEATURE_MAP = "relu"  # the layer before DenseNet121's global pooling
+HEAD = "head"
+
+
+def grad_cam(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The Grad-CAM of one class for each image.
+
+    Args:
+        model: as `model.build_model` makes it: a feature map named `FEATURE_MAP`, a softmax layer named `HEAD`.
+        pixels: (n, S, S, 3), values 0-255, as `images.prepare` gives them.
+        classes: (n,) integers, the class to explain, in the order of `layout.CLASSES`.
+
+    Returns:
+        float32 (n, h, w) at the resolution of the feature map (S / 32), each map from 0 to 1, where 1 is its peak; all 0
+        where nothing speaks for the class.
+    """
+    head = model.get_layer(HEAD)
+    features = model.get_layer(FEATURE_MAP).output
+    maps = keras.Model(model.input, features)(tf.cast(pixels, tf.float32), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        # The softmax is left out: the gradient of a probability vanishes where the network is sure
+        logits = tf.matmul(keras.Model(features, head.input)(maps, training=False), head.kernel) + head.bias
+        chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
+    weights = tf.reduce_mean(tape.gradient(chosen, maps), axis=(1, 2), keepdims=True)
+    found = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()
+    peaks = found.max(axis=(1, 2), keepdims=True)
+    return np.divide(found, peaks, out=np.zeros_like(found), where=peaks > 0)
+
+
+def enlarge(heat: np.ndarray, width: int, height: int) -> np.ndarray:
+    """One map, float32 (h, w) in 0-1, stretched over an image: float32 (height, width) in 0-1, bilinear."""
+    stretched = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(stretched), 0, 1)
