@@ -1,7 +1,8 @@
 """Stage `evaluate`: the assembled model on the raw test images, never on features -> metrics, figures, the report.
 
-The malignant operating point is chosen on the validation images. A few test images are set aside with what the model
-says of them, for anyone to check that a copy of it still says so.
+The malignant operating point is chosen on the validation images, and so is the distance from which on an image is none
+that the model knows. A few test images are set aside with what the model says of them, for anyone to check that a copy
+of it still says so.
 """
 
 import hashlib
@@ -23,9 +24,11 @@ from busi.metrics import (
     detection,
     evaluate,
     operating_point,
+    proportion,
     resamples_without_a_class,
     roc_curve,
 )
+from busi.novelty import Novelty, describe, fit
 from busi.report import render
 from busi.slices import slices_of
 from pipeline.outputs import StageError, stage, whole_file, write_csv, write_json, write_text
@@ -44,11 +47,13 @@ PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
 FIGURES = Path("artifacts/evaluate/figures")
 PLOTS = Path("artifacts/evaluate/plots")
 REPORT = Path("artifacts/evaluate/report.html")
+NOVELTY = Path("artifacts/evaluate/novelty.npz")
 SMOKE = Path("artifacts/evaluate/smoke")
 METRICS = Path("reports/metrics.json")
 
 BATCH = 32  # images in memory at once
 SMOKE_IMAGES = 8
+KNOWN_IMAGES = 1000  # of training, at most, that an image's distance is measured to
 
 
 def main() -> None:
@@ -58,15 +63,20 @@ def main() -> None:
     run, validation, split = (json.loads(path.read_text()) for path in (RUN, VALIDATION_REPORT, SPLIT_REPORT))
     history = pd.read_csv(HISTORY)
     images = pd.read_csv(SPLIT, dtype=str, keep_default_na=False)
-    test, validated = images_of(images, "test"), images_of(images, "val")
+    test, validated, trained = (images_of(images, part) for part in ("test", "val", "train"))
+    trained = trained.iloc[np.unique(np.linspace(0, len(trained) - 1, KNOWN_IMAGES).astype(int))]
 
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
-    said = classify([*test["path"], *validated["path"]], run["image_size"], params.seed)
-    probabilities, on_validation = said[: len(test)], said[len(test) :]
+    parts = [list(part["path"]) for part in (test, validated, trained)]
+    (probabilities, described), (on_validation, validation_described), (_, training_described) = classify(
+        parts, run["image_size"], params.seed
+    )
+    novelty = fit(training_described, validation_described, params.accepted_inputs)
     metrics = {
         **evaluate(labels, probabilities, groups, params.bootstrap, params.confidence, params.seed),
         "operating_point": malignant_detection(test, probabilities, validated, on_validation, params),
         "slices": sliced_accuracy(test, probabilities, params),
+        "accepted_inputs": accepted_inputs(novelty, described, groups, params),
         "uncalibrated": uncalibrated(labels, probabilities, groups, run["temperature"], params),
     }
     predicted = probabilities.argmax(axis=1)
@@ -93,9 +103,11 @@ def main() -> None:
         with whole_file(FIGURES / f"{name}.png") as partial:
             partial.write_bytes(content)
     write_text(REPORT, report)
+    with whole_file(NOVELTY) as partial:
+        novelty.save(partial)
     set_aside(predictions)
     write_json(METRICS, metrics)
-    describe(metrics)
+    announce(metrics)
 
     # Not at the top: the import takes seconds, and what this module computes needs no tracking.
     from pipeline import tracking
@@ -164,6 +176,13 @@ def uncalibrated(
     return {name: found[name] for name in ("expected_calibration_error", "brier_score")}
 
 
+def accepted_inputs(novelty: Novelty, described: np.ndarray, groups: np.ndarray, params: Evaluate) -> dict:
+    """The share of the test images that are not refused as unknown, and the threshold, chosen on validation."""
+    accepted = novelty.distance(described) <= novelty.threshold
+    found = proportion(accepted, groups, params.bootstrap, params.confidence, params.seed)
+    return {**found, "threshold": round(novelty.threshold, 3)}
+
+
 def set_aside(predictions: pd.DataFrame) -> None:
     """Copy some test images, spread over the classes, beside what the model says of them: `smoke.json`."""
     chosen = np.unique(np.linspace(0, len(predictions) - 1, SMOKE_IMAGES).astype(int))
@@ -177,10 +196,14 @@ def set_aside(predictions: pd.DataFrame) -> None:
     write_json(SMOKE / "smoke.json", expected)
 
 
-def classify(paths: list[str], size: int, seed: int) -> np.ndarray:
-    """The saved model's probabilities, float32 (n, 3), of images in `data/`, batch after batch, with progress."""
+def classify(parts: list[list[str]], size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What the saved model says of images in `data/`, batch after batch, with progress.
+
+    Returns:
+        For each list of paths, probabilities float32 (n, 3) and what `novelty.describe` says, float32 (n, F).
+    """
     # Not at the top: importing TensorFlow takes seconds, and what this module computes else needs none.
-    from busi.model import load_model, predict, seed_everything
+    from busi.model import load_model, seed_everything
 
     seed_everything(seed)
     model = load_model(MODEL)
@@ -190,24 +213,26 @@ def classify(paths: list[str], size: int, seed: int) -> np.ndarray:
             f"{MODEL} takes {shapes[0]} and gives {shapes[1]}; {RUN} says image_size {size} and there are "
             f"{len(CLASSES)} classes\n  the two are not of one training: run `dvc repro --force train`"
         )
+    look = describe(model)
 
-    def batches() -> Iterator[np.ndarray]:
+    def of(paths: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(paths), BATCH):
             batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + BATCH]]
-            yield np.stack(batch)
+            yield look(np.stack(batch))
             progress.update(len(batch))
 
-    with tqdm(total=len(paths), desc="evaluate", unit="image") as progress:
-        return np.concatenate(list(predict(model, batches())))
+    with tqdm(total=sum(map(len, parts)), desc="evaluate", unit="image") as progress:
+        return [tuple(np.concatenate(columns) for columns in zip(*of(paths), strict=True)) for paths in parts]
 
 
-def describe(metrics: dict) -> None:
+def announce(metrics: dict) -> None:
     """Print the metrics that the gate looks at, and where the report is."""
     rows = {"accuracy": metrics["accuracy"], "macro AUROC": metrics["auroc_macro"]}
     rows |= {f"{label} sensitivity": metrics["per_class"][label]["sensitivity"] for label in CLASSES}
     point = metrics["operating_point"]
     rows[f"malignant at p ≥ {point['threshold']:.2f}"] = point["sensitivity"]
     rows["calibration error"] = metrics["expected_calibration_error"]
+    rows["accepted as known"] = metrics["accepted_inputs"]
     for name, metric in rows.items():
         print(f"{name:<22} {metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f}), n = {metric['n']}")
     print(f"report: {REPORT.as_posix()}")

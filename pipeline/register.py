@@ -18,6 +18,7 @@ from pipeline.outputs import StageError, sha256, stage, write_json, write_text
 from pipeline.params import Params, read_params
 
 MODEL = Path("artifacts/train/model.keras")
+NOVELTY = Path("artifacts/evaluate/novelty.npz")
 HISTORY = Path("artifacts/train/history.csv")
 RUN = Path("artifacts/train/run.json")
 PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
@@ -80,6 +81,7 @@ def ensure_registered(params: Params) -> dict:
             name=name,
             key=key,
             keras_file=MODEL,
+            novelty_file=_made(NOVELTY),
             evidence={
                 "model_card.md": model_card,
                 "gate.json": _json(decision),

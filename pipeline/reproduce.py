@@ -128,8 +128,10 @@ def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
 
 def compare(registered: Mapping[str, str], tree: Path) -> list[str]:
     """Where the rebuilt metrics and predictions differ from the registered ones; empty when they do not."""
+    from pipeline import tracking
+
     before, after = json.loads(registered["metrics.json"]), json.loads((tree / METRICS).read_text(encoding="utf-8"))
-    before, after = flat(before), flat(after)
+    before, after = tracking.flat(before), tracking.flat(after)
     differences = [
         f"{name}: registered {before.get(name, 'missing')}, rebuilt {after.get(name, 'missing')}"
         for name in sorted(before.keys() | after.keys())
@@ -149,13 +151,6 @@ def describe_predictions(registered: str, rebuilt: str) -> str:
     other = int((before["predicted"] != after["predicted"]).sum())
     gap = float((before[list(CLASSES)] - after[list(CLASSES)]).abs().to_numpy().max())
     return f"predictions: {other} of {len(before)} images in another class, probabilities differ by up to {gap:.2g}"
-
-
-def flat(values: Mapping, prefix: str = "") -> dict[str, object]:
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def changed_packages(recorded: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Where in an image the network saw its reasons: Grad-CAM on DenseNet121's last feature map.
 
-Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017. The map of
-a class is the last feature map's channels, each weighed by the mean gradient of that class's logit, summed, and cut
+Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017. The map
+of a class is the last feature map's channels, each weighed by the mean gradient of that class's logit, summed, and cut
 at zero. Pixels go in as they go into the model, so the map is of the model's own preprocessing.
 """
 
@@ -23,8 +23,8 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.
         classes: (n,) integers, the class to explain, in the order of `layout.CLASSES`.
 
     Returns:
-        float32 (n, h, w) at the resolution of the feature map (S / 32), each map from 0 to 1, where 1 is its peak; all 0
-        where nothing speaks for the class.
+        float32 (n, h, w) at the resolution of the feature map (S / 32), each map from 0 to 1, where 1 is its peak; all
+        0 where nothing speaks for the class.
     """
     head = model.get_layer(HEAD)
     features = model.get_layer(FEATURE_MAP).output

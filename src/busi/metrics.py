@@ -173,6 +173,17 @@ def accuracy_by_slice(
     }
 
 
+def proportion(hits: np.ndarray, groups: np.ndarray, bootstrap: int, confidence: float, seed: int) -> Metric:
+    """The share of images that are hits, with its interval.
+
+    Args:
+        hits: (n,) bool.
+        groups, bootstrap, confidence, seed: as for `evaluate`.
+    """
+    group_of = np.unique(groups, return_inverse=True)[1]
+    return _share(hits, np.ones(len(hits), dtype=bool), group_of, bootstrap, confidence, seed)
+
+
 def accuracy_difference(
     right: np.ndarray, right_before: np.ndarray, groups: np.ndarray, bootstrap: int, confidence: float, seed: int
 ) -> Metric:

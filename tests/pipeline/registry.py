@@ -121,8 +121,11 @@ def keras_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keras")
     keras.utils.set_random_seed(1)
     pixels = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled))
+    # The layers that serving looks at, by DenseNet121's names
+    found = keras.layers.Rescaling(1 / 255, name="conv1_relu")(pixels)
+    found = keras.layers.AveragePooling2D(name="pool2_pool")(found)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(found))
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="head")(pooled))
     model.save(folder / "model.keras")
 
     rng = np.random.default_rng(3)
