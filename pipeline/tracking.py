@@ -496,6 +496,12 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
         yield Path(path)
 
 
+def load_classifier(files: Path):
+    """The `busi.serving.ImageClassifier` in a copy of a version's files, as `files_of` makes it."""
+    with store_errors():
+        return mlflow.pyfunc.load_model(str(files)).get_raw_model()
+
+
 def smoke_images(version: ModelVersion, folder: Path) -> Path:
     """Copy the test images that were set aside at evaluation, and what is expected of them, into `folder`."""
     with store_errors():

@@ -59,7 +59,8 @@ class ImageClassifier:
         rows = []
         for start in range(0, len(encoded), BATCH):
             rows += self._classify([_bytes(start + i, file) for i, file in enumerate(encoded[start : start + BATCH])])
-        return pd.DataFrame(rows, columns=list(COLUMNS), index=index).astype({"label": object, "probabilities": object})
+        # As objects, so that pandas keeps None as None
+        return pd.DataFrame(rows, columns=list(COLUMNS), index=index, dtype=object).astype({"accepted": bool})
 
     def heatmap(self, encoded: bytes, label: str) -> np.ndarray:
         """The Grad-CAM of a class for one image file, float32 (height, width) of the image, 0 to 1.
