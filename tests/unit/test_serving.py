@@ -87,7 +87,7 @@ def test_a_version_from_before_the_check_takes_every_image(model):
 
 @pytest.mark.parametrize("rows", [["text"], [None], [3]])
 def test_rows_that_are_no_bytes_are_an_error(classifier, rows):
-    with pytest.raises(ValueError, match="row 0: received .*; expected the bytes"):
+    with pytest.raises(ValueError, match=r"row 0: received [A-Za-z]+; expected the bytes"):
         classifier.predict(pd.DataFrame({"image": rows}))
 
 
