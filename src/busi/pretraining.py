@@ -104,8 +104,7 @@ def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
 def export_backbone(backbone: keras.Model, path: Path) -> None:
     """Write the backbone's weights in Keras' `.weights.h5` form, float16 on disk.
 
-    In HDF5's newer format, whose headers take a tenth of the older one's; not compressed, since the headers of compressed
-    chunks cost more than they save.
+    In HDF5's newer format, whose headers take a third of the room.
     """
     whole = path.with_name(f"whole-{path.name}")
     backbone.save_weights(whole)
