@@ -1,8 +1,8 @@
 """What simple methods reach on the data set in `data/`, out of fold: `python -m benchmarks.baselines`.
 
 A deep model that does not clear them has learnt nothing. Reads `artifacts/validate/manifest.csv`; the folds are those
-of `pipeline.crossval` with the same `split.seed`, and beside them plain random folds of the same images, which leak. Each
-method is chosen on the fold's validation part (its one number below) and then fitted on training and validation part.
+of `pipeline.crossval` with the same `split.seed`, and beside them plain random folds of the same images, which leak. A
+method's one number is chosen on the fold's validation part, then it is fitted on training and validation part.
 
 - `hog`: histograms of oriented gradients (Dalal and Triggs, CVPR 2005: 9 orientations, cells of 8 pixels, 2 x 2 cells a
   block) and a grid of mean gray levels, of 64 x 64 pixels, with an RBF support vector machine; C.
