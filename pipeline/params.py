@@ -104,6 +104,7 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Fraction
     target_sensitivity: Fraction
+    audit_random_split: bool
     seed: Seed
 
 
