@@ -110,7 +110,7 @@ def render(
         rules=gate.RULES,
         intervals=intervals,
         wrong=_wrong(predictions),
-        figures=figures,
+        figures={name: _base64(content) for name, content in figures.items()},
         gallery=gallery,
         gallery_titles=GALLERY,
         shades=[to_hex(matplotlib.colormaps[COLORMAP](step / 4)) for step in range(5)],
