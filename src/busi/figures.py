@@ -182,7 +182,7 @@ def slices_figure(slices: dict[str, dict[str, Metric]], accuracy: Metric, few: i
         places.append(place)
     figure, axes = _figure(6.4, 1.1 + 0.25 * (place + 1))
     axes.axvspan(accuracy["low"], accuracy["high"], color=BLUE, alpha=0.10, linewidth=0)
-    axes.axvline(accuracy["value"], color=BLUE, linewidth=1, linestyle="--", label=f"all {accuracy['n']} images")
+    axes.axvline(accuracy["value"], color=BLUE, linewidth=1, linestyle="--")
     for where, (_, _, metric) in zip(places, rows, strict=True):
         is_few = metric["n"] < few
         color = GRAY if is_few else "black"
@@ -203,8 +203,7 @@ def slices_figure(slices: dict[str, dict[str, Metric]], accuracy: Metric, few: i
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("accuracy, with interval")
-    axes.set_title(f"Accuracy by slice of the {accuracy['n']} test images")
-    axes.legend(loc="lower left")
+    axes.set_title(f"Accuracy by slice, dashed: all {accuracy['n']} test images")
     return figure
 
 
