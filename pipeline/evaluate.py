@@ -7,6 +7,7 @@ says of them, for anyone to check that a copy of it still says so.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ SMOKE = Path("artifacts/evaluate/smoke")
 METRICS = Path("reports/metrics.json")
 
 BATCH = 32  # images in memory at once
+EXPLAINED_BATCH = 8  # the same for Grad-CAM, which runs eagerly: every layer's output stays until the batch is done
 SMOKE_IMAGES = 8
 EXPLAINED = 100  # images that Grad-CAM is tried on, so that its time does not grow with the data set
 
@@ -155,14 +157,14 @@ def classify(model, paths: list[str]) -> np.ndarray:
     """A model's probabilities, float32 (n, 3), of images in `data/`, batch after batch, with progress."""
     from busi.model import predict
 
-    return np.concatenate(list(predict(model, batches_of(paths, model.input_shape[1], "evaluate"))))
+    return np.concatenate(list(predict(model, batches_of(paths, model.input_shape[1], BATCH, "evaluate"))))
 
 
-def batches_of(paths: list[str], size: int, what: str) -> Iterator[np.ndarray]:
+def batches_of(paths: list[str], size: int, at_once: int, what: str) -> Iterator[np.ndarray]:
     """The pixels of images in `data/`, uint8 (b, size, size, 3), with progress."""
     with tqdm(total=len(paths), desc=what, unit="image") as progress:
-        for start in range(0, len(paths), BATCH):
-            batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + BATCH]]
+        for start in range(0, len(paths), at_once):
+            batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + at_once]]
             yield np.stack(batch)
             progress.update(len(batch))
 
@@ -246,9 +248,9 @@ def explained(model, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluat
 
 def heat_maps(function: Callable, model, paths: list[str], classes: list[str], what: str) -> np.ndarray:
     """A function of `busi.explain` over one class for each image, float32 (n, h, w), with progress."""
-    wanted = np.array([CLASSES.index(label) for label in classes])
-    batches = enumerate(batches_of(paths, model.input_shape[1], what))
-    return np.concatenate([function(model, batch, wanted[i * BATCH : (i + 1) * BATCH]) for i, batch in batches])
+    wanted = iter([CLASSES.index(label) for label in classes])
+    batches = batches_of(paths, model.input_shape[1], EXPLAINED_BATCH, what)
+    return np.concatenate([function(model, batch, np.array([*islice(wanted, len(batch))])) for batch in batches])
 
 
 def shown(model, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:

@@ -38,9 +38,7 @@ def main() -> None:
     if DATA_DOCS.is_file():  # not a declared output, so neither pulled nor restored
         print(f"data docs  {DATA_DOCS}")
     if seconds := seconds_of(STAGES):
-        print(
-            f"time       {', '.join(f'{name} {took:.0f} s' for name, took in seconds.items())}; of each one's last run"
-        )
+        print(f"seconds    {', '.join(f'{name} {took:.0f}' for name, took in seconds.items())}, when each last ran")
     override = "" if decision["verdict"] == gate.PASSED else " REASON='...'"
     promote = f"make promote VERSION={receipt['version']}{override}"
     print("\nnext")
