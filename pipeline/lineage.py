@@ -53,12 +53,12 @@ def collect(weights: str) -> dict[str, str]:
         **_code(),
         "data_set": data["name"],
         "synthetic": str(data["synthetic"]).lower(),
-        "data_md5": data_md5(),
+        "data_md5": _data_md5(),
         "split_md5": md5(SPLIT),
         "params_md5": md5(PARAMS),
         "dvc_lock_md5": lock_md5(LOCK_FILE),
         "weights": weights,
-        "weights_md5": weights_md5(weights),
+        "weights_md5": _weights_md5(weights),
         "packages": packages(),
     }
 
@@ -68,10 +68,10 @@ def of_evaluation(weights: str) -> dict[str, str]:
     return {
         "data_set": dataset()["name"],
         "data_source": str(dataset().get("source", NOT_RECORDED)),
-        "data_md5": data_md5(),
+        "data_md5": _data_md5(),
         "split_md5": md5(SPLIT),
         "weights": weights,
-        "weights_md5": weights_md5(weights),
+        "weights_md5": _weights_md5(weights),
         "packages": _locked(),
     }
 
@@ -201,15 +201,15 @@ def _git(*arguments: str, environment: Mapping[str, str] | None = None) -> str |
     return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
-def data_md5() -> str:
-    """DVC's md5 of `data/`, as `data.dvc` has it."""
+def _data_md5() -> str:
+    """The md5 that DVC gives `data/`, as `data.dvc` has it."""
     if not DATA_FILE.is_file():
         return NOT_RECORDED
     outs = (yaml.safe_load(DATA_FILE.read_text(encoding="utf-8")) or {}).get("outs") or [{}]
     return str(outs[0].get("md5", NOT_RECORDED))
 
 
-def weights_md5(weights: str) -> str:
+def _weights_md5(weights: str) -> str:
     """The md5 of a file under `weights/`, or `none` for random weights."""
     if weights == "none":
         return "none"
