@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and the one way a stage ends with an error.
+"""Outputs that appear whole or not at all, how long a stage took, and the one way a stage ends with an error.
 
 Every writer here writes beside the target and renames, so a killed process leaves the old file or the new one
 and never half of one.
@@ -9,10 +9,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
+
+STAGES = ("validate", "split", "featurize", "train", "evaluate", "register")  # those of dvc.yaml
+TIMINGS = Path(".cache/timings")  # not beside the outputs: a time is a function of no input
 
 OUTSIDE = 75  # exit code, EX_TEMPFAIL of sysexits.h
 
@@ -30,10 +34,13 @@ def stage(name: str) -> Iterator[None]:
     """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
 
     An `Outside` ends it with `OUTSIDE`, so that the flow knows what is worth another try. Errors of other types are
-    bugs and keep their traceback.
+    bugs and keep their traceback. How long one of `STAGES` took is left in `TIMINGS`.
     """
+    started = time.monotonic()
     try:
         yield
+        if name in STAGES:
+            write_json(TIMINGS / f"{name}.json", {"seconds": round(time.monotonic() - started, 1)})
     except (StageError, ValueError, OSError) as error:
         if os.environ.get("BUSI_TRACEBACK"):
             raise
@@ -42,6 +49,12 @@ def stage(name: str) -> Iterator[None]:
             text = f"{error.filename} not found\n  the stages before write it: dvc repro"
         print(f"\nerror in {name}: {text}", file=sys.stderr)
         sys.exit(OUTSIDE if isinstance(error, Outside) else 1)
+
+
+def seconds_of(stages: Iterable[str]) -> dict[str, float]:
+    """How long each stage took when it last ran here, without the start of Python; one that never did is left out."""
+    files = {name: TIMINGS / f"{name}.json" for name in stages}
+    return {name: json.loads(file.read_text())["seconds"] for name, file in files.items() if file.is_file()}
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ class Evaluate(Section):
     confidence: Fraction
     target_sensitivity: Fraction
     accepted_inputs: Annotated[float, Field(gt=0, le=1)]
+    audit_random_split: bool
     seed: Seed
 
 

@@ -227,6 +227,13 @@ class Run:
                     self.client.log_artifact(self.id, str(path), "evaluate")
         self.set_tags({f"{LOGGED_TAG}evaluate": digest})  # last: a killed stage logs again
 
+    def log_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Log how long stages took, as `seconds/...`; a time that is there already is left alone."""
+        with store_errors():
+            known, now = self.client.get_run(self.id).data.metrics, _milliseconds()
+            points = [Metric(f"seconds/{name}", float(value), now, 0) for name, value in seconds.items()]
+            self.client.log_batch(self.id, metrics=[point for point in points if point.key not in known])
+
     def log_data_set(self, name: str, digest: str, source: str) -> None:
         """Log what was trained on as the run's input, which the UI shows and searches; digest is DVC's md5."""
         with store_errors():

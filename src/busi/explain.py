@@ -26,6 +26,13 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.
         float32 (n, h, w) at the resolution of the feature map (S / 32), each map from 0 to 1, where 1 is its peak; all
         0 where nothing speaks for the class.
     """
+    found = np.maximum(evidence(model, pixels, classes), 0)
+    peaks = found.max(axis=(1, 2), keepdims=True)
+    return np.divide(found, peaks, out=np.zeros_like(found), where=peaks > 0)
+
+
+def evidence(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The same before it is cut at zero and scaled, float32 (n, h, w): below 0 is what speaks against the class."""
     head = model.get_layer(HEAD)
     features = model.get_layer(FEATURE_MAP).output
     maps = keras.Model(model.input, features)(tf.cast(pixels, tf.float32), training=False)
@@ -35,9 +42,15 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.
         logits = tf.matmul(keras.Model(features, head.input)(maps, training=False), head.kernel) + head.bias
         chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(chosen, maps), axis=(1, 2), keepdims=True)
-    found = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()
-    peaks = found.max(axis=(1, 2), keepdims=True)
-    return np.divide(found, peaks, out=np.zeros_like(found), where=peaks > 0)
+    return tf.reduce_sum(weights * maps, axis=-1).numpy()
+
+
+def randomised(model: keras.Model, seed: int) -> keras.Model:
+    """The same architecture with weights drawn anew, as before any training: what a map of learned reasons must not
+    look like (Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018).
+    """
+    keras.utils.set_random_seed(seed)
+    return keras.models.clone_model(model)
 
 
 def enlarge(heat: np.ndarray, width: int, height: int) -> np.ndarray:

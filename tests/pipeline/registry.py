@@ -48,6 +48,7 @@ def make_metrics(accuracy=0.9, sensitivity=0.9):
         **calibration,
         "uncalibrated": calibration,
         "operating_point": chosen | found,
+        "accepted_inputs": {**metric(0.95), "threshold": 500.0},
         "slices": {"label": {label: metric(accuracy, 30) for label in CLASSES}},
     }
 

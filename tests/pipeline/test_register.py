@@ -92,6 +92,19 @@ def test_a_model_is_registered_with_verdict_lineage_and_card(folder):
     assert (version.tags["smoke"], version.tags["temperature"], version.tags["synthetic"]) == ("passed", "1.25", "true")
 
 
+def test_how_long_the_stages_took_is_on_the_run_once(folder):
+    write(".cache/timings/train.json", {"seconds": 12.5})
+    write(".cache/timings/register.json", {"seconds": 99})  # of an earlier run: this one has not ended
+    register.main()
+    write(".cache/timings/train.json", {"seconds": 80})  # by now of another training, maybe
+    register.main()
+    run, _ = assert_one_of_each()
+    assert {name: value for name, value in run.data.metrics.items() if name.startswith("seconds/")} == {
+        "seconds/train": 12.5
+    }
+    assert len(tracking.connect().get_metric_history(run.info.run_id, "seconds/train")) == 1
+
+
 def test_registering_again_changes_nothing(folder):
     register.main()
     receipt = Path("mlruns/registration.json").read_bytes()

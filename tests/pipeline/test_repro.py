@@ -59,7 +59,14 @@ def test_metrics_and_plots_are_there_for_dvc(first):
     assert "accuracy.value" in first.dvc("metrics", "show")
     first.dvc("plots", "show", "--out", ".cache/plots")
     page = first.text(".cache/plots/index.html")
-    for title in ("Confusion matrix", "ROC", "Loss a training epoch", "Accuracy a training epoch"):
+    for title in (
+        "Confusion matrix",
+        "ROC",
+        "Precision and recall",
+        "Reliability",
+        "Loss a training epoch",
+        "Accuracy a training epoch",
+    ):
         assert title in page
 
 
@@ -70,6 +77,7 @@ def test_the_summary_tells_what_was_reached_and_what_to_type_next(first):
     for word in (
         "busi-densenet121-phantom version 1",
         "report.html",
+        "seconds    validate ",
         "make ui",
         "make promote",
         "make data",
@@ -149,7 +157,7 @@ def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
     only = dict.fromkeys(("accuracy_lower_bound", "malignant_sensitivity", "expected_calibration_error", "slices"))
     # The trial at each registration is enough for here: another one a promotion costs seconds
     first.set_params({"register": {"gate": {**only, "accuracy": 0.999}}, "promote": {"smoke": False}})
-    assert stages_run(first.dvc("repro")) == ["register"]
+    assert stages_run(first.dvc("repro")) == ["evaluate", "register"]  # the report shows the gate
     number = json.loads(first.text("mlruns/registration.json"))["version"]
     promote = ("pipeline.promote", "promote", "--yes")
     refused = first.python(*promote, number, code=1)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pipeline import stages
-from pipeline.outputs import OUTSIDE, Outside, StageError, stage
+from pipeline.outputs import OUTSIDE, STAGES, Outside, StageError, seconds_of, stage
 from pipeline.stages import StageTimeout, alone, follow, output_hashes, run_step, stage_names, wait_for_dvc
 
 LONG = 60.0
@@ -192,3 +192,14 @@ def test_hashes_are_those_of_dvc(folder):
     assert output_hashes("split") == {"a": "1", "b": "2"}
     assert output_hashes("train") == {}
     assert output_hashes("data") == {"data": "3.dir"}
+
+
+def test_a_stage_leaves_how_long_it_took_when_it_ends_well_and_other_commands_nothing(folder):
+    for name in ("split", "promote"):
+        with stage(name):
+            time.sleep(0.06)
+    with pytest.raises(SystemExit), stage("train"):
+        raise StageError("no")
+    [(name, seconds)] = seconds_of(STAGES).items()
+    assert name == "split" and seconds >= 0.1
+    assert [path.name for path in folder.rglob("*.json")] == ["split.json"]
