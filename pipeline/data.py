@@ -322,6 +322,8 @@ def _download_busi() -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
+    for left in DOWNLOADS.glob("tmp*"):  # pooch's, of a killed download
+        left.unlink()
     try:
         return Path(
             pooch.retrieve(

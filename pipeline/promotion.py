@@ -19,7 +19,6 @@ import random
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 import uuid
@@ -31,7 +30,7 @@ import pandas as pd
 from busi import DISCLAIMER, card, gate
 from busi.metrics import accuracy_difference
 from pipeline import ROOT, lineage, tracking
-from pipeline.outputs import StageError, sha256
+from pipeline.outputs import StageError, scratch, sha256
 from pipeline.params import Params
 from pipeline.tracking import ModelVersion
 
@@ -160,9 +159,9 @@ def unaltered(version: ModelVersion, files: Path) -> dict:
 
 def smoke(version: ModelVersion, files: Path) -> dict:
     """Load the version in a fresh process that knows only the store, and have it classify known images."""
-    with tempfile.TemporaryDirectory(prefix=".trying-", dir=tracking.FOLDER) as folder:
+    with scratch(tracking.FOLDER, "trying") as folder:
         try:
-            images = tracking.smoke_images(version, Path(folder))
+            images = tracking.smoke_images(version, folder)
         except StageError as error:
             return _check("smoke", False, f"Its test images can't be read: {str(error).splitlines()[0]}.")
         expected = _evidence(files, "smoke.json")
