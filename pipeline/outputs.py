@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,6 +22,8 @@ import pandas as pd
 
 OUTSIDE = 75  # exit code, EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # user and password in the address of a store or a remote
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -57,7 +60,7 @@ def stage(name: str) -> Iterator[None]:
         text = str(error)
         if isinstance(error, FileNotFoundError) and error.filename:
             text = f"{error.filename} not found\n  the stages before write it: dvc repro"
-        print(f"\nerror in {name}: {text}", file=sys.stderr)
+        print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(OUTSIDE if isinstance(error, Outside) else 1)
 
 

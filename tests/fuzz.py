@@ -32,7 +32,7 @@ from tests import hostile
 SECONDS = 10
 MEGABYTES = 1024
 CASES = {"image": 1200, "manifest": 300, "served": 400, "archive": 800, "data": 300, "folder": 200}
-SMALLER = 20  # the part of these that `make test` runs
+SMALLER = 8  # the part of these that `make test` runs
 
 
 class Result(NamedTuple):
@@ -135,7 +135,7 @@ def results(target: str, seed: int, first: int, count: int, heavy: bool = True) 
     for number, case in islice(enumerate(made), first, None):
         name = case[1] if isinstance(case, hostile.Case) else "source"
         with tempfile.TemporaryDirectory() as folder:
-            before, started, outcome, fault = _memory(reset=True), time.monotonic(), "taken", ""
+            before, started, outcome, fault = megabytes(reset=True), time.monotonic(), "taken", ""
             try:
                 read(case if isinstance(case, hostile.Case) else case[1], Path(folder))
             except (ValueError, StageError) as error:
@@ -148,7 +148,7 @@ def results(target: str, seed: int, first: int, count: int, heavy: bool = True) 
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 outcome, fault = "failed", f"{type(error).__name__}: {str(error)[:300]}"
-            seconds, grown = time.monotonic() - started, _memory() - before
+            seconds, grown = time.monotonic() - started, megabytes() - before
         if not fault and seconds > SECONDS:
             fault = f"took {seconds:.1f} s"
         if not fault and grown > MEGABYTES:
@@ -224,7 +224,7 @@ def _require_inside(place: Path, out: Path, source: Path) -> None:
         raise AssertionError(f"written: {[*outside, *strange]}")
 
 
-def _memory(reset: bool = False) -> float:
+def megabytes(reset: bool = False) -> float:
     """MB in use now, after setting the peak back to it; or the peak since then. Linux."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")

@@ -107,7 +107,7 @@ class Bench:
     def copy(self, stage: str | None = None) -> Workspace:
         """A repository of its own in which `stage` is still to be done."""
         self.count += 1
-        workspace = Workspace(self.place / f"trial {self.count}" / "repository")
+        workspace = Workspace(self.place / f"trial {os.getpid()} {self.count}" / "repository")
         origin = self.place / "unregistered" if stage == "register" else self.finished.folder
         shutil.copytree(origin, workspace.folder, symlinks=True)
         if stage in STAGES[:-1]:
@@ -576,7 +576,6 @@ def main() -> None:
             failures += 1
             line = f"FAILED  {name}: {failure}"
         print(line, flush=True)
-    shutil.rmtree(PLACE / "trials", ignore_errors=True)
     print(f"{ran} trials, {failures} failed, seed {asked.seed}, {(time.monotonic() - started) / 60:.0f} minutes")
     sys.exit(1 if failures else 0)
 

@@ -127,13 +127,13 @@ class _Bounded(io.BytesIO):
 
 
 def _content(path: Path, name: str) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{name}: neither a file nor a link to one; {_EXPECTED}")
     try:
-        if not path.is_file() and path.exists():
-            raise ValueError(f"{name}: neither a file nor a link to one; {_EXPECTED}")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be opened ({error.strerror}); {_EXPECTED}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise ValueError(f"{name}: cannot be opened ({getattr(error, 'strerror', error)}); {_EXPECTED}") from error
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:
