@@ -33,14 +33,15 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 BAD_NAMES = (
     f"../{EVIL}", f"../../../../{EVIL}", f"benign/../../{EVIL}", f"/{EVIL}", f"//{EVIL}", f"C:/{EVIL}", f"C:{EVIL}",
-    f"..\\{EVIL}", f"benign\\..\\..\\{EVIL}", f"benign/\\{EVIL}", f"\\\\server\\{EVIL}", "benign/a\0.png", "a\0/../b.png",
-    "benign/a\nb.png", "benign/a\rb.png", "benign/\x1b[2J.png", "benign/\u202egnp.exe", "benign/\u2028.png",
-    "benign/\udcff.png", "benign/BENIGN (1).png", "Benign/benign (1).png", "benign/benign (1).PNG", "benign/.png",
-    "benign/benign (1).jpg", "benign/benign (1)_mask.PNG", "benign/benign (1)_MASK.png", "benign/benign (1)_mask_0.png",
-    "benign/con.png", "benign/ .png", "benign/a.png/", "benign/a.png/b.png", "benign//a.png", "./benign/./a.png", "benign/..",
-    "..", ".", "/", "", "\0", "benign", "benign/", "benign/\u0041\u030a.png", "benign/\u00c5.png", "benign/" + "x" * 300 + ".png",
-    "x/" * 400 + "a.png", "benign/a_mask_" + "9" * 200 + ".png", "dataset.json", "dataset.json/", "benign/dataset.json",
-    "__MACOSX/../../" + EVIL, "benign/._" + EVIL, "normal/benign (2).png", "benign/*?.png", "benign/$(touch x);.png",
+    f"..\\{EVIL}", f"benign\\..\\..\\{EVIL}", f"benign/\\{EVIL}", f"\\\\server\\{EVIL}", f"__MACOSX/../../{EVIL}",
+    "benign/a\0.png", "a\0/../b.png", "benign/a\nb.png", "benign/a\rb.png", "benign/\x1b[2J.png", "\0",
+    "benign/\u202egnp.exe", "benign/\u2028.png", "benign/\udcff.png", "benign/\u0041\u030a.png", "benign/\u00c5.png",
+    "benign/BENIGN (1).png", "Benign/benign (1).png", "benign/benign (1).PNG", "benign/benign (1).jpg", "benign/.png",
+    "benign/benign (1)_mask.PNG", "benign/benign (1)_MASK.png", "benign/benign (1)_mask_0.png", "normal/benign (2).png",
+    "benign/con.png", "benign/ .png", "benign/a.png/", "benign/a.png/b.png", "benign//a.png", "./benign/./a.png",
+    "benign/..", "..", ".", "/", "", "benign", "benign/", "benign/" + "x" * 300 + ".png", "x/" * 400 + "a.png",
+    "benign/a_mask_" + "9" * 200 + ".png", "dataset.json", "dataset.json/", "benign/dataset.json",
+    f"benign/._{EVIL}", "benign/*?.png", "benign/$(touch x);.png",
 )  # fmt: skip
 
 
@@ -304,7 +305,7 @@ def _edge(rng: random.Random, content: bytes) -> bytes:
 
 
 def _moved(rng: random.Random, content: bytes) -> bytes:
-    start, end, to = sorted(rng.randrange(len(content) + 1) for _ in range(2)) + [rng.randrange(len(content) + 1)]
+    start, end, to = (rng.randrange(len(content) + 1) for _ in range(3))
     piece = content[start:end]
     return rng.choice((content[:start] + content[end:], content[:to] + piece + content[to:], content + piece))
 
@@ -369,12 +370,15 @@ def _depth(rng: random.Random, content: bytes) -> bytes:
 
 
 def _hostile_chunk(rng: random.Random, content: bytes) -> bytes:
-    kind = rng.choice((b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tRNS", b"PLTE", b"gAMA", b"pHYs", b"acTL", b"fcTL", b"fdAT", b"sRGB", b"cHRM", b"IHDR", b"IEND", b"prVt", b"\0\0\0\0", b"IDAT"))  # fmt: skip
+    kind = rng.choice((
+        b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tRNS", b"PLTE", b"gAMA", b"pHYs", b"acTL", b"fcTL", b"fdAT",
+        b"sRGB", b"cHRM", b"IHDR", b"IEND", b"prVt", b"\0\0\0\0", b"IDAT",
+    ))  # fmt: skip
+    packed = zlib.compress(bytes(rng.choice((10, 2_000_000))))
     data = rng.choice((
         b"", b"\0", b"k\0", b"k\0\0", b"k\0\1" + bytes(9), rng.randbytes(rng.randrange(40)), bytes(5000),
-        b"k\0\0" + zlib.compress(bytes(rng.choice((10, 2_000_000)))), b"k\0\1\0en\0k\0" + zlib.compress(bytes(2_000_000)),
-        struct.pack(">II", rng.choice(EDGES), rng.choice(EDGES)), struct.pack(">IIIIIHHBB", 0, 9, 9, 0, 0, 1, 1, 0, 0),
-        exif(rng),
+        b"k\0\0" + packed, b"k\0\1\0en\0k\0" + packed, struct.pack(">II", rng.choice(EDGES), rng.choice(EDGES)),
+        struct.pack(">IIIIIHHBB", 0, 9, 9, 0, 0, 1, 1, 0, 0), exif(rng),
     ))  # fmt: skip
     chunks = png_chunks(content) or png_chunks(good_images()[rng.randrange(7)][1])
     chunks.insert(rng.randrange(len(chunks) + 1), (kind, data))
@@ -385,8 +389,9 @@ def _segment(rng: random.Random, content: bytes) -> bytes:
     """A hostile segment behind the start of a JPEG."""
     marker = rng.choice((0xC0, 0xC2, 0xC4, 0xDB, 0xDD, 0xDA, 0xE0, 0xE1, 0xE1, 0xE2, 0xED, 0xEE, 0xFE))
     data = rng.choice((
-        b"", rng.randbytes(rng.randrange(60)), b"Exif\0\0" + exif(rng), b"JFIF\0" + bytes(9), b"ICC_PROFILE\0\1\2" + bytes(99),
-        b"MPF\0" + exif(rng), b"Adobe" + rng.randbytes(7), b"Photoshop 3.0\x008BIM" + rng.randbytes(30),
+        b"", rng.randbytes(rng.randrange(60)), b"Exif\0\0" + exif(rng), b"JFIF\0" + bytes(9),
+        b"ICC_PROFILE\0\1\2" + bytes(99), b"MPF\0" + exif(rng), b"Adobe" + rng.randbytes(7),
+        b"Photoshop 3.0\x008BIM" + rng.randbytes(30),
         struct.pack(">BHHB", 8, rng.choice(EDGES) & 0xFFFF, rng.choice(EDGES) & 0xFFFF, 3) + rng.randbytes(9),
     ))  # fmt: skip
     length = rng.choice((len(data) + 2, len(data) + 2, 0, 1, 2, 0xFFFF))
@@ -426,7 +431,8 @@ def exif(rng: random.Random) -> bytes:
         for _ in range(rng.randrange(9))
     ]
     count = rng.choice((len(tags), len(tags), 0xFFFF))
-    return mark + struct.pack(f"{order}HIH", 42, rng.choice((8, 8, *EDGES)), count) + b"".join(tags) + struct.pack(f"{order}I", rng.choice((0, 8)))  # fmt: skip
+    head = struct.pack(f"{order}HIH", 42, rng.choice((8, 8, *EDGES)), count)
+    return mark + head + b"".join(tags) + struct.pack(f"{order}I", rng.choice((0, 8)))
 
 
 _IMAGE_MUTATIONS = (
@@ -469,13 +475,17 @@ def _name(rng: random.Random) -> bytes:
 def _raw_name(rng: random.Random) -> bytes:
     """A name in bytes that no text is, of the same length as that which it replaces."""
     old = b"benign/placeholder.png"
-    new = rng.choice((b"../" + b"x" * 15 + b".png", b"/" + b"x" * 17 + b".png", b"benign/\xff\xfe\0\n" + b"x" * 7 + b".png", b"benign/\0../../../e.png", b"benign/" + rng.randbytes(11) + b".png"))[: len(old)]  # fmt: skip
+    new = rng.choice((
+        b"../" + b"x" * 15 + b".png", b"/" + b"x" * 17 + b".png", b"benign/\xff\xfe\0\n" + b"x" * 7 + b".png",
+        b"benign/\0../../../e.png", b"benign/" + rng.randbytes(11) + b".png",
+    ))[: len(old)]  # fmt: skip
     return zipped([*good_set(), (old.decode(), b"x")]).replace(old, new.ljust(len(old), b"_"))
 
 
 def _kind_of_member(rng: random.Random) -> bytes:
     """A link, a pipe or a device, with where it leads as its content."""
-    mode = rng.choice((stat.S_IFLNK, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR, 0xF000))  # fmt: skip
+    kinds = (stat.S_IFLNK, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR, 0xF000)
+    mode = rng.choice(kinds)
 
     def mark(info: zipfile.ZipInfo) -> None:
         if info.filename == "benign/link.png":
@@ -509,8 +519,10 @@ def _image_in_a_zip(rng: random.Random) -> bytes:
 
 def _description_in_a_zip(rng: random.Random) -> bytes:
     planted = rng.choice((
-        '{"a": 1}', '{"\\ud800": 1}', '{"a": "\\ud800"}', '{"a": "\\u0000"}', '{"a": 1e999}', '{"a": ' + "9" * 5000 + "}",
-        '{"a": ' + "[" * rng.choice((50, 300, 2000)) + "]" * 50 + "}", '{"a": ' * 400 + "1" + "}" * 400, "[]", "NaN", "null", "\xff",
+        '{"a": 1}', '{"\\ud800": 1}', '{"a": "\\ud800"}', '{"a": "\\u0000"}', '{"a": 1e999}',
+        '{"a": ' + "9" * 5000 + "}",
+        '{"a": ' + "[" * rng.choice((50, 300, 2000)) + "]" * 50 + "}", '{"a": ' * 400 + "1" + "}" * 400,
+        "[]", "NaN", "null", "\xff",
     ))  # fmt: skip
     return zipped([*good_set(), ("dataset.json", _description(planted))])
 
@@ -527,8 +539,8 @@ def _folders_in_a_zip(rng: random.Random) -> bytes:
 
 
 _ARCHIVE_MUTATIONS = (
-    _bytes_of_a_zip, _bytes_of_a_zip, _directory_of_a_zip, _directory_of_a_zip, _name, _name, _raw_name, _kind_of_member,
-    _twice, _flags, _image_in_a_zip, _description_in_a_zip, _small_bomb, _folders_in_a_zip,
+    _bytes_of_a_zip, _bytes_of_a_zip, _directory_of_a_zip, _directory_of_a_zip, _name, _name, _raw_name,
+    _kind_of_member, _twice, _flags, _image_in_a_zip, _description_in_a_zip, _small_bomb, _folders_in_a_zip,
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 A small phantom is run to the end once; that run is the reference. Each trial is a copy of the repository in which one
 step is still to be done, so it lies in another folder than the one where the steps before were run. What ends a step is
 random and comes from the seed; a line a trial says what was done and what came of it, and repeats it alone:
-`python -m tests.torture --seed 1 --only "kill train" --trials 7`.
+`python -m tests.torture --seed 1 --only "kill train 3"`.
 
 Linux, and for the parts named disk and read-only root, since they mount.
 """
@@ -520,8 +520,8 @@ def _end_all(process: subprocess.Popen) -> None:
     """SIGKILL to a process and all that it started, also those in sessions of their own."""
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
-        family = [parent, *parent.children(recursive=True)]
-        for member in family:
+        # Children first: a stage whose DVC is gone would have a moment to end well
+        for member in [*reversed(parent.children(recursive=True)), parent]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -555,6 +555,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a pattern: trials whose name it finds, such as 'kill (train|data)'")
     parser.add_argument("--keep", action="store_true", help="reuse the reference run of the last time")
     asked = parser.parse_args()
+    # A shell that starts this in the background has Ctrl-C ignored, which all that is started here would inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     bench = Bench(PLACE)
     if not asked.keep:
         shutil.rmtree(PLACE, ignore_errors=True)
@@ -569,7 +571,7 @@ def main() -> None:
         if not re.search(asked.only, name):
             continue
         ran += 1
-        rng = random.Random(f"{asked.seed} {name}")  # noqa: S311
+        rng = random.Random(f"{asked.seed} {name}")
         try:
             line = f"ok      {name}: {part(bench, rng)}"
         except Failure as failure:
