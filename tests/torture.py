@@ -236,12 +236,28 @@ def polite(bench: Bench, rng: random.Random, step: str, ending: signal.Signals) 
     moment = rng.uniform(0.15, 0.95) * bench.seconds[step]
     where, seconds = end(workspace, command, moment, ending)
     if seconds > CLEAN_SECONDS:
-        raise Failure(f"took {seconds:.1f} s to end, {where}")
+        raise Failure(f"took {seconds:.1f} s to say so, {where}")
     left = sorted(filter(LEFTOVER.search, _files(workspace.folder) - bench.before))
     if left:
         raise Failure(f"left behind: {left}")
     bench.drop(workspace)
-    return f"after {moment:.1f} s, {where}, ended in {seconds:.1f} s"
+    return f"after {moment:.1f} s, said so in {seconds:.1f} s, {where}"
+
+
+def half_written(bench: Bench, rng: random.Random, file: str) -> str:
+    """What a kill leaves of DVC's own files, which it truncates and then writes."""
+    workspace = bench.copy("split")
+    path = workspace.folder / file
+    text = path.read_text()
+    length = rng.choice((0, rng.randrange(len(text))))
+    path.write_text(text[:length])
+    if rng.random() < 0.5:
+        finish(workspace, REPRO)
+    else:
+        finish(workspace, ("python", "-m", "pipeline.flow"))
+    bench.hold(workspace)
+    bench.drop(workspace)
+    return f"{length} of {len(text)} characters"
 
 
 def full_disk(bench: Bench, rng: random.Random, stage: str) -> str:
@@ -398,6 +414,8 @@ def parts() -> dict[str, Callable[[Bench, random.Random], str]]:
         add(f"disk {stage}", 1, full_disk, stage)
     for stage in ("train", "evaluate", "register"):
         add(f"server {stage}", 1, lost_server, stage)
+    for file in (".dvc/tmp/rwlock", "dvc.lock"):
+        add(f"half {file.rpartition('/')[2]}", 2, half_written, file)
     add("two at once", 1, two_at_once)
     add("orphan", 2, orphan)
     add("moved", 2, moved)
@@ -409,7 +427,7 @@ def parts() -> dict[str, Callable[[Bench, random.Random], str]]:
 
 
 def end(workspace: Workspace, command: tuple[str, ...], moment: float, ending: signal.Signals) -> tuple[str, float]:
-    """Start a command, end all its processes at a moment, and say what it was at and how long that took.
+    """Start a command, end all its processes at a moment, and say what it was at and when it had said its last word.
 
     SIGKILL goes to each process, other signals to the group. A traceback in what it printed is a failure.
     """
@@ -430,23 +448,34 @@ def end(workspace: Workspace, command: tuple[str, ...], moment: float, ending: s
         _end_all(process)
     elif process.poll() is None:
         os.killpg(process.pid, ending)
+    said = None
     try:
-        process.wait(60)
-        while ending != signal.SIGKILL and _processes_in(workspace.folder) and time.monotonic() < sent + 60:
+        while (process.poll() is None or _processes_in(workspace.folder)) and time.monotonic() < sent + 60:
+            if said is None and re.search(r"interrupted|cancelled|cut off", log.read_text(errors="replace")):
+                said = time.monotonic() - sent
             time.sleep(0.05)
     finally:
         _end_all(process)
-    seconds = time.monotonic() - sent
+    ended = time.monotonic() - sent
     output = log.read_text(errors="replace")
     if "Traceback" in output:
         raise Failure(f"a traceback after {ending.name} at {moment:.1f} s:\n{output[-4000:]}")
     ran = re.findall(r"Running stage '(\w+)'", output)
     lines = [line for line in re.split(r"[\r\n]", output) if line.strip()]
     at = f"in {ran[-1]}" if ran else "before any stage"
-    return f"{at}, code {process.returncode}, last line {lines[-1].strip()[:60]!r}" if lines else at, seconds
+    if ending == signal.SIGKILL:
+        return at, ended
+    last = lines[-1].strip()[:80] if lines else ""
+    return (
+        f"{at}, code {process.returncode}, ended in {ended:.1f} s, last line {last!r}",
+        ended if said is None else said,
+    )
 
 
 def finish(workspace: Workspace, command: tuple[str, ...]) -> None:
+    """The plain command once more; for `dvc repro` as `make run` has it."""
+    if command == REPRO:
+        finish(workspace, ("python", "-m", "pipeline.data"))
     process = workspace.start(*command)
     output, _ = process.communicate(timeout=500)
     if process.returncode:

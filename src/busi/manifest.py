@@ -159,7 +159,9 @@ def looks_annotated(image: Image.Image, gray: np.ndarray) -> bool:
         gray: its gray levels, uint8 of shape (H, W).
     """
     if image.mode not in ("1", "L", "LA") and not image.mode.startswith("I"):
-        red, green, blue = image.convert("RGB").split()
+        # By way of RGBA, since Pillow warns of a palette with transparency that is to become RGB
+        opaque = image.convert("RGBA") if image.mode in ("P", "PA") else image
+        red, green, blue = opaque.convert("RGB").split()
         spread = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
         if sum(spread.histogram()[48:]) >= 20:
             return True
