@@ -161,8 +161,8 @@ def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
 def mend(said: str) -> str | None:
     """Remove what a killed DVC left half written of its own files, if that is what it complains of.
 
-    DVC writes neither whole-or-not. The list of processes at work is empty after a kill, and what `dvc.lock` named is
-    found again in DVC's run cache. A `dvc.lock` with git's marks of a conflict is somebody's work and left alone.
+    DVC writes neither whole-or-not. After a kill nobody is at work, and what `dvc.lock` named is found again in DVC's
+    run cache, or runs again. A `dvc.lock` with git's marks of a conflict is somebody's work and left alone.
 
     Returns:
         What was done, or None.

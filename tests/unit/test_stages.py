@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import stages
 from pipeline.outputs import OUTSIDE, Outside, StageError, stage
-from pipeline.stages import StageTimeout, alone, follow, output_hashes, run_step, stage_names, wait_for_dvc
+from pipeline.stages import StageTimeout, alone, follow, mend, output_hashes, run_step, stage_names, wait_for_dvc
 
 LONG = 60.0
 
@@ -192,3 +192,23 @@ def test_hashes_are_those_of_dvc(folder):
     assert output_hashes("split") == {"a": "1", "b": "2"}
     assert output_hashes("train") == {}
     assert output_hashes("data") == {"data": "3.dir"}
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (".dvc/tmp/rwlock", "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted"),
+        ("dvc.lock", "ERROR: './dvc.lock' validation failed."),
+        ("dvc.lock", "ERROR: './dvc.lock' is invalid."),
+    ],
+)
+def test_half_a_file_of_a_killed_dvc_is_removed_once(folder, file, said):
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("half")
+    assert mend("ERROR: something else") is None
+    assert file in mend(said)
+    assert not path.exists()
+    assert mend(said) is None
+    path.write_text("<<<<<<< ours\n")
+    assert mend(said) is None
