@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,9 +45,10 @@ def stage(name: str) -> Iterator[None]:
     end it with `INTERRUPTED`, after everything on the way out has cleaned up. Errors of other types are bugs and keep
     their traceback.
     """
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) is signal.SIG_DFL:  # not under nohup
-            signal.signal(ending, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():  # only there can it be said
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) is signal.SIG_DFL:  # not under nohup
+                signal.signal(ending, _interrupt)
     if "DVC_STAGE" in os.environ:
         _end_with_parent()
     try:
@@ -123,6 +125,12 @@ def _locked(folder: Path, at_once: int = 0) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _interrupt(number: int, frame) -> None:
+    """End as by Ctrl-C. Once: DVC, ended by the same signal, sends another one (see below) into the cleaning up."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:

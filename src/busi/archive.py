@@ -106,8 +106,6 @@ def collect(source: Path, folder: Path, limits: Limits = LIMITS) -> Collected:
         else:
             file = stack.enter_context(_BoundedFile(io.FileIO(source), limits.members))
             archive = stack.enter_context(_open_zip(file, source.name))
-            if len(archive.infolist()) > limits.members:
-                raise ValueError(_too_many(source.name, limits))
             members, folders, problems = _list_zip(archive, limits)
         problems += _sum_faults(members, source, limits)
         arranged = arrange([member.path for member in members] + folders)
@@ -332,7 +330,9 @@ def _list_folder(root: Path, limits: Limits) -> tuple[list[_Member], list[str], 
         for entry in sorted(waiting.pop().iterdir()):
             path = entry.relative_to(root).as_posix()
             if len(members) + len(folders) + len(problems) >= limits.members:
-                raise ValueError(_too_many(root.name, limits))
+                raise ValueError(
+                    f"{root.name!r} can't be taken: more than {limits.members:,} files; expected one data set"
+                )
             status = entry.lstat()
             if stat.S_ISLNK(status.st_mode):
                 problems.append(f"{path!r}: a symbolic link; put the file itself there")
@@ -479,10 +479,6 @@ def _reason(error: Exception) -> str:
 
 def _too_big(size: int, limits: Limits) -> str:
     return f"{size:,} bytes; at most {limits.file_bytes:,} are taken"
-
-
-def _too_many(name: str, limits: Limits) -> str:
-    return f"{name!r} can't be taken: more than {limits.members:,} files; expected one data set"
 
 
 def _is_bomb(size: int, packed: int, limits: Limits) -> bool:

@@ -70,6 +70,18 @@ def test_an_interrupted_stage_says_so_and_leaves_nothing(tmp_path, ending):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "program.py"]
 
 
+def test_a_second_sigterm_does_not_cut_the_cleaning_up_short(tmp_path):
+    """As a stage gets it when its group is ended: DVC ends too, and with it comes the second."""
+    slow = STAGE.replace("time.sleep(60)", "try: time.sleep(60)\n    finally: time.sleep(1); Path('cleaned').touch()")
+    process = start(tmp_path, slow)
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said.count("interrupted")) == (INTERRUPTED, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "cleaned", "program.py"]
+
+
 def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path):
     process = start(tmp_path, IMPORT)
     process.send_signal(signal.SIGINT)
