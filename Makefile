@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
-  reproduce crossval kubeflow test lint lock
+  reproduce crossval kubeflow test fuzz torture lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -114,9 +114,18 @@ kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow I
 test: $(ENV) ## Run the tests
 	@python -m pytest
 
+fuzz: $(ENV) ## Hostile files through every reader, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
+	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock -c requirements.lock \
+	  || echo "atheris can't be installed here; the searches guided by coverage are left out"
+	@python -m tests.fuzz --seed $(or $(SEED),1) --guided $(or $(GUIDED),600)
+
+torture: $(ENV) ## Kill, starve and move the pipeline, and start it again (SEED=1, ONLY='kill train'); an hour or more
+	@python -m tests.torture --seed $(or $(SEED),1) $(if $(ONLY),--only '$(ONLY)')
+
 lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
 
-lock: ## Renew requirements.lock and requirements-kubeflow.lock (needs uv)
+lock: ## Renew requirements.lock and those of the extras (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -c requirements.lock requirements-kubeflow.in -o requirements-kubeflow.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -c requirements.lock requirements-fuzz.in -o requirements-fuzz.lock

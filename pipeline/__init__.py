@@ -44,3 +44,13 @@ if _missing:
         f"error: {sys.executable} lacks the project's packages ({', '.join(_missing)})\n"
         "  run `make env` once, then `. .venv/bin/activate`, and repeat the command"
     )
+
+
+def _say_interrupted(kind: type[BaseException], error: BaseException, trace) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        return _excepthook(kind, error, trace)
+    print("\ninterrupted", file=sys.stderr)
+
+
+# Ctrl-C while the packages below are imported, which takes seconds; later `pipeline.outputs.stage` has the word
+_excepthook, sys.excepthook = sys.excepthook, _say_interrupted

@@ -28,6 +28,7 @@ from busi import archive
 from busi.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS
 from pipeline.outputs import Outside, StageError, stage, write_json, write_text
 from pipeline.params import read_params
+from pipeline.stages import DVC_LOCK, mend
 
 DATA = Path("data")
 DATA_DVC = Path("data.dvc")
@@ -236,6 +237,8 @@ def recover() -> None:
         if undo(work):
             typer.echo("an earlier run was cut off; data/ and data.dvc are back as they were before it")
         shutil.rmtree(work)
+    if DVC_LOCK.exists():
+        _dvc("stage", "list", "--name-only")  # reads dvc.lock, and so has half of one mended
 
 
 def _collect(source: str, folder: Path) -> tuple[dict, tuple[str, ...], list[str]]:
@@ -322,6 +325,8 @@ def _download_busi() -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
+    for left in DOWNLOADS.glob("tmp*"):  # pooch's, of a killed download
+        left.unlink()
     try:
         return Path(
             pooch.retrieve(
@@ -457,7 +462,11 @@ def _alone() -> Iterator[None]:
 
 
 def _dvc(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    while True:
+        done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+        if not (done.returncode and (mended := mend(done.stderr))):
+            return done
+        typer.echo(mended)
 
 
 def _said(done: subprocess.CompletedProcess) -> str:

@@ -5,10 +5,17 @@ and never half of one.
 """
 
 import contextlib
+import ctypes
+import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
+import signal
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +26,11 @@ STAGES = ("validate", "split", "featurize", "train", "evaluate", "register")  # 
 TIMINGS = Path(".cache/timings")  # not beside the outputs: a time is a function of no input
 
 OUTSIDE = 75  # exit code, EX_TEMPFAIL of sysexits.h
+INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # user and password in the address of a store or a remote
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class StageError(Exception):
@@ -33,21 +45,31 @@ class Outside(StageError):
 def stage(name: str) -> Iterator[None]:
     """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
 
-    An `Outside` ends it with `OUTSIDE`, so that the flow knows what is worth another try. Errors of other types are
-    bugs and keep their traceback. How long one of `STAGES` took is left in `TIMINGS`.
+    An `Outside` ends it with `OUTSIDE`, so that the flow knows what is worth another try. Ctrl-C, SIGTERM and SIGHUP
+    end it with `INTERRUPTED`, after everything on the way out has cleaned up. Errors of other types are bugs and keep
+    their traceback. How long one of `STAGES` took is left in `TIMINGS`.
     """
     started = time.monotonic()
+    if threading.current_thread() is threading.main_thread():  # only there can it be said
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) is signal.SIG_DFL:  # not under nohup
+                signal.signal(ending, _interrupt)
+    if "DVC_STAGE" in os.environ:
+        _end_with_parent()
     try:
         yield
         if name in STAGES:
             write_json(TIMINGS / f"{name}.json", {"seconds": round(time.monotonic() - started, 1)})
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; nothing half done is kept, and the same command goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (StageError, ValueError, OSError) as error:
         if os.environ.get("BUSI_TRACEBACK"):
             raise
         text = str(error)
         if isinstance(error, FileNotFoundError) and error.filename:
             text = f"{error.filename} not found\n  the stages before write it: dvc repro"
-        print(f"\nerror in {name}: {text}", file=sys.stderr)
+        print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(OUTSIDE if isinstance(error, Outside) else 1)
 
 
@@ -67,6 +89,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a fresh folder `.name-*` below `folder` for the length of a block; those of killed processes go too.
+
+    A living process holds a lock on its own, which ends with it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with _locked(folder):
+            for left in folder.glob(f".{name}-*"):
+                with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):  # OSError: in use
+                    shutil.rmtree(left)
+            made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder)))
+            stack.enter_context(_locked(made))
+        yield made
 
 
 def sha256(path: Path) -> str:
@@ -89,3 +128,26 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table without its index. Floats are written with 9 significant digits, enough for any float32."""
     with whole_file(path) as partial:
         table.to_csv(partial, index=False, lineterminator="\n", float_format="%.9g")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, at_once: int = 0) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | at_once)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _interrupt(number: int, frame) -> None:
+    """End as by Ctrl-C. Once: DVC, ended by the same signal, sends another one (see below) into the cleaning up."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when DVC, which started it, is killed; else both it and its repetition run."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

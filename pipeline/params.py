@@ -4,6 +4,7 @@ Each class below is one section; a stage declares the sections it takes in `dvc.
 """
 
 import io
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -214,7 +215,7 @@ def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
 def _check(text: str, source: str) -> Params:
     try:
         return Params.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise StageError(f"{source} is not valid YAML: {error}") from error
     except ValidationError as error:
         raise StageError("\n".join([f"{source} is not valid", *map(_explain, error.errors())])) from error
@@ -228,4 +229,4 @@ def _explain(problem: dict) -> str:
         case "missing":
             return f"  {key}: missing key; add it (docs/parameters.md lists them all)"
         case _:
-            return f"  {key}: {problem['msg']}; received {problem['input']!r}"
+            return f"  {key}: {problem['msg']}; received {reprlib.repr(problem['input'])[:200]}"

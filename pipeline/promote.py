@@ -242,7 +242,7 @@ def _tell(name: str, entry: Mapping) -> None:
 def _checks(rows: list[dict]) -> str:
     return _table(
         [{"": MARKS[row["passed"]], "rule or check": row["name"], "value": row["value"], "threshold": row["threshold"],
-          "what was found": row["sentence"]} for row in rows]
+          "what was found": row.get("sentence", "-")} for row in rows]
     )  # fmt: skip
 
 

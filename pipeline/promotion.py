@@ -20,7 +20,6 @@ import random
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 import uuid
@@ -32,7 +31,7 @@ import pandas as pd
 from busi import DISCLAIMER, card, gate
 from busi.metrics import accuracy_difference
 from pipeline import ROOT, lineage, tracking
-from pipeline.outputs import StageError, sha256
+from pipeline.outputs import StageError, scratch, sha256
 from pipeline.params import Params
 from pipeline.tracking import ModelVersion
 
@@ -161,9 +160,9 @@ def unaltered(version: ModelVersion, files: Path) -> dict:
 
 def smoke(version: ModelVersion, files: Path) -> dict:
     """Load the version in a fresh process that knows only the store, and have it classify known images."""
-    with tempfile.TemporaryDirectory(prefix=".trying-", dir=tracking.FOLDER) as folder:
+    with scratch(tracking.FOLDER, "trying") as folder:
         try:
-            images = tracking.smoke_images(version, Path(folder))
+            images = tracking.smoke_images(version, folder)
         except StageError as error:
             return _check("smoke", False, f"Its test images can't be read: {str(error).splitlines()[0]}.")
         expected = _evidence(files, "smoke.json")

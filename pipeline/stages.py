@@ -39,6 +39,8 @@ GRACE_SECONDS = 5  # for a process group to end, after each signal
 RAN = re.compile(r"^Running stage '")
 SKIPPED = re.compile(r"didn't change, skipping|is cached - skipping run")
 BUSY = re.compile(r"is busy, it is being blocked by")
+BROKEN_BUSY = re.compile(r"Unable to read RWLock-file|RWLock-file .* format error")
+BROKEN_LOCK = re.compile(r"dvc\.lock' (is invalid|validation failed)")
 EXIT_CODE = re.compile(r"exited with (\d+)")
 DVC_ECHO = re.compile(r"ERROR: failed to reproduce|Running stage '|> python -m ")
 
@@ -156,6 +158,22 @@ def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def mend(said: str) -> str | None:
+    """Remove what a killed DVC left half written of its own files, if that is what it complains of.
+
+    DVC writes neither whole-or-not. After a kill nobody is at work, and what `dvc.lock` named is found again in DVC's
+    run cache, or runs again. A `dvc.lock` with git's marks of a conflict is somebody's work and left alone.
+
+    Returns:
+        What was done, or None.
+    """
+    for path, complaint in ((DVC_BUSY, BROKEN_BUSY), (DVC_LOCK, BROKEN_LOCK)):
+        if complaint.search(said) and path.is_file() and "<<<<<<<" not in path.read_text(encoding="utf-8"):
+            path.unlink()
+            return f"a killed DVC left half of {path.as_posix()}; it was removed"
+    return None
+
+
 def follow(step: str, command: list[str], deadline: float, say: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run a command in a process group of its own and hand on each line it prints.
 
@@ -206,9 +224,12 @@ def _repro(step: str, deadline: float, say: Callable[[str], None], *, force: boo
         code, lines = follow(step, command, deadline, say)
         if code == 0:
             return lines
-        if not any(map(BUSY.search, lines)):
+        if done := mend("\n".join(lines)):
+            say(done)
+        elif any(map(BUSY.search, lines)):
+            time.sleep(POLL_SECONDS)
+        else:
             raise _failure(step, lines, code)
-        time.sleep(POLL_SECONDS)
 
 
 def _failure(step: str, lines: list[str], code: int) -> StageError:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import sqlite3
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from PIL import Image
 from busi import DISCLAIMER
 from busi.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
 from pipeline import ROOT
-from pipeline.outputs import Outside, StageError, sha256
+from pipeline.outputs import Outside, StageError, scratch, sha256
 
 # Read by MLflow at its import: no hints, links or retries that last minutes on the user's terminal.
 for _name, _value in {
@@ -489,12 +488,13 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
     Raises:
         StageError: they are gone, or the store refuses.
     """
-    FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".reading-", dir=FOLDER) as folder:
+    with scratch(FOLDER, "reading") as folder:
         with store_errors():
             _client()
             try:
-                path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=folder)
+                path = mlflow.artifacts.download_artifacts(
+                    f"models:/{version.name}/{version.version}", dst_path=str(folder)
+                )
             except OSError as error:
                 raise StageError(
                     f"the files of {version.name} version {version.version} can't be read: {error}\n"

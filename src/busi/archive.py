@@ -35,6 +35,7 @@ _CHUNK = 1 << 20
 # 100,000 members of about 300 bytes each; zipfile reads the whole directory of a zip into memory at once
 _LONGEST_READ = 32 << 20
 _LONGEST_DESCRIPTION = 4 << 20
+_ENTRY = b"PK\x01\x02"  # how each entry of a zip's directory begins
 _ENCRYPTED = 0x1 | 0x40
 _UTF8_NAME = 0x800
 _DESCRIPTION = {"name": str, "synthetic": bool, "source": str, "licence": str}
@@ -42,12 +43,16 @@ _DESCRIPTION_OPTIONAL = {"counts": dict, "masks": int, "planted": dict}
 
 
 class Limits(NamedTuple):
-    """What a source may cost: bytes in all, bytes a file, expansion of a file over `expanded_bytes`, members."""
+    """What a source may cost: bytes in all, bytes a file, how far it expands, members.
+
+    `ratio` holds for a file of more than `expanded_bytes`, and for all together from `expanded_total` on.
+    """
 
     total_bytes: int = 4 << 30
     file_bytes: int = 200 << 20
     ratio: int = 200
     expanded_bytes: int = 1 << 20
+    expanded_total: int = 64 << 20
     members: int = 100_000
 
 
@@ -99,12 +104,10 @@ def collect(source: Path, folder: Path, limits: Limits = LIMITS) -> Collected:
         if source.is_dir():
             members, folders, problems = _list_folder(source, limits)
         else:
-            file = stack.enter_context(_BoundedFile(io.FileIO(source)))
+            file = stack.enter_context(_BoundedFile(io.FileIO(source), limits.members))
             archive = stack.enter_context(_open_zip(file, source.name))
             members, folders, problems = _list_zip(archive, limits)
-        declared = sum(member.size for member in members)
-        if declared > limits.total_bytes:
-            problems.append(f"its files come to {declared:,} bytes; at most {limits.total_bytes:,} are taken")
+        problems += _sum_faults(members, source, limits)
         arranged = arrange([member.path for member in members] + folders)
         _refuse(source, [*problems, *arranged.problems])
 
@@ -112,7 +115,10 @@ def collect(source: Path, folder: Path, limits: Limits = LIMITS) -> Collected:
         description = None
         if arranged.description is not None:
             small = limits._replace(file_bytes=min(limits.file_bytes, _LONGEST_DESCRIPTION))
-            description = read_description(b"".join(_chunks(by_path[arranged.description], small)))
+            try:
+                description = read_description(b"".join(_chunks(by_path[arranged.description], small)))
+            except ValueError as error:
+                raise ValueError(f"{source.name!r} can't be taken: {error}") from error
         folder.mkdir()
         for label in CLASSES:
             (folder / label).mkdir()
@@ -184,6 +190,7 @@ def read_description(content: bytes) -> dict:
     where = f"{DATASET_FILE} of the source"
     try:
         value = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode("utf-8")  # it can be written again
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON in UTF-8: {error}\n  mend it or remove it") from error
     value = value if isinstance(value, dict) else {}
@@ -300,6 +307,19 @@ def _refuse(source: Path, problems: list[str]) -> None:
     )
 
 
+def _sum_faults(members: list[_Member], source: Path, limits: Limits) -> list[str]:
+    """What is wrong with all members together, each of which may be well within its own limits."""
+    size = sum(member.size for member in members)
+    if size > limits.total_bytes:
+        return [f"its files come to {size:,} bytes; at most {limits.total_bytes:,} are taken"]
+    there = source.stat().st_size
+    if sum(member.packed or 0 for member in members) > there:
+        return ["its members lie one on the other; that is a zip bomb"]
+    if size > limits.expanded_total and size > limits.ratio * there and not source.is_dir():
+        return [_bomb(there, size)]
+    return []
+
+
 def _list_folder(root: Path, limits: Limits) -> tuple[list[_Member], list[str], list[str]]:
     """Members, folders and problems of a folder; links are named as problems and never followed."""
     members: list[_Member] = []
@@ -310,7 +330,9 @@ def _list_folder(root: Path, limits: Limits) -> tuple[list[_Member], list[str], 
         for entry in sorted(waiting.pop().iterdir()):
             path = entry.relative_to(root).as_posix()
             if len(members) + len(folders) + len(problems) >= limits.members:
-                raise ValueError(f"{root.name!r} holds more than {limits.members:,} files; expected one data set")
+                raise ValueError(
+                    f"{root.name!r} can't be taken: more than {limits.members:,} files; expected one data set"
+                )
             status = entry.lstat()
             if stat.S_ISLNK(status.st_mode):
                 problems.append(f"{path!r}: a symbolic link; put the file itself there")
@@ -328,12 +350,19 @@ def _list_folder(root: Path, limits: Limits) -> tuple[list[_Member], list[str], 
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that refuses one huge read, which is how a zip with millions of members would fill the memory."""
+    """A file that refuses a huge read and a long directory, as either of which a zip would fill the memory."""
+
+    def __init__(self, raw: io.RawIOBase, members: int):
+        super().__init__(raw)
+        self._members = members
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > _LONGEST_READ:
             raise ValueError(f"its directory takes {size:,} bytes; at most {_LONGEST_READ:,} are read")
-        return super().read(size)
+        found = super().read(size)
+        if found.startswith(_ENTRY) and (entries := found.count(_ENTRY)) > self._members:
+            raise ValueError(f"{entries:,} files; at most {self._members:,} are taken")
+        return found
 
 
 def _open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
@@ -350,15 +379,10 @@ def _open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
 
 def _list_zip(archive: zipfile.ZipFile, limits: Limits) -> tuple[list[_Member], list[str], list[str]]:
     """Members, folders and problems of a zip by its directory; nothing is unpacked yet."""
-    entries = archive.infolist()
-    if len(entries) > limits.members:
-        raise ValueError(
-            f"the zip holds {len(entries):,} members; at most {limits.members:,} are taken; expected one data set"
-        )
     members: list[_Member] = []
     folders: list[str] = []
     problems: list[str] = []
-    for entry in entries:
+    for entry in archive.infolist():
         path = _zip_name(entry)
         if reason := _zip_fault(entry, path, limits):
             problems.append(f"{path!r}: {reason}")
@@ -462,7 +486,7 @@ def _is_bomb(size: int, packed: int, limits: Limits) -> bool:
 
 
 def _bomb(size: int, packed: int) -> str:
-    return f"{packed:,} bytes unpack to {size:,} or more; that is a zip bomb and not an image"
+    return f"{packed:,} bytes unpack to {size:,} or more; that is a zip bomb"
 
 
 def _no_constant(name: str) -> float:

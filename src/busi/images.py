@@ -1,12 +1,13 @@
 """Images as files and as pixels: the one way in which every stage and the served model read an image.
 
-Files are untrusted: only four formats are tried, the size in the header is checked before a pixel is decoded, and
-an image that is not whole is refused. Everything here is integer or fixed-point arithmetic, so the same file gives
-the same pixels on every processor.
+Files are untrusted: only four formats are tried, the size in the header is checked before a pixel is decoded, what a
+file may cost to read is bounded, and an image that is not whole is refused. Everything here is integer or fixed-point
+arithmetic, so the same file gives the same pixels on every processor.
 """
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -16,18 +17,29 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
-# Below the count at which Pillow itself warns, so that no accepted image makes it warn.
-MAX_PIXELS = 80_000_000
+# Three times a 4K screen, and far below the count at which Pillow itself warns
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 200 << 20
+
+# What Pillow may ask of a file before it is taken for hostile: a million empty chunks, tags that share their bytes
+MAX_READS = 200_000
+MAX_REREAD = 4  # times the file's size
+MAX_SCANS = 100  # of a progressive JPEG, which each go over all pixels; encoders make about ten
 
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIXTEEN_BIT)
 
+_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # how a JPEG starts, and how each of its scans does
+
 _EXPECTED = f"expected one whole image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]} format"
+
+# Of metadata that is odd in an image which is whole; nobody who reads a data set could do anything about it
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # What Pillow's decoders raise on hostile or damaged bytes. (Its warnings are raised where warnings are made errors.)
 _DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError,
-    Warning, struct.error, zlib.error, Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, EOFError, ArithmeticError, RuntimeError,
+    MemoryError, AssertionError, Warning, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -46,14 +58,15 @@ def read_image(source: Path | str | bytes, name: str | None = None) -> Image.Ima
         ValueError: `NAME: reason; expected ...` for a file that cannot be read, is empty, truncated, damaged, too
             large, of another format or pixel type, or holds several frames.
     """
-    if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), printable(name or "image"))
-    name = printable(name or str(source))
-    try:
-        with Path(source).open("rb") as file:
-            return _decode(file, name)
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be opened ({error.strerror}); {_EXPECTED}") from error
+    name = printable(name or ("image" if isinstance(source, bytes) else str(source)))
+    content = source if isinstance(source, bytes) else _content(Path(source), name)
+    if not content:
+        raise ValueError(f"{name}: the file is empty; {_EXPECTED}")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{name}: {len(content):,} bytes; expected at most {MAX_BYTES:,}")
+    if content.startswith(_JPEG) and (scans := content.count(_SCAN)) > MAX_SCANS:
+        raise ValueError(f"{name}: {scans:,} scans; expected at most {MAX_SCANS}")
+    return _decode(_Bounded(content), name)
 
 
 def to_gray(image: Image.Image) -> np.ndarray:
@@ -96,10 +109,34 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
+class _Bounded(io.BytesIO):
+    """A file in memory that is read neither in too many steps nor too many times over."""
+
+    def __init__(self, content: bytes):
+        super().__init__(content)
+        self._reads = MAX_READS
+        self._bytes = MAX_REREAD * len(content) + (1 << 20)
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece = super().read(size)
+        self._reads -= 1
+        self._bytes -= len(piece)
+        if self._reads < 0 or self._bytes < 0:
+            raise ValueError("its parts are too many, or say that they lie one on the other")
+        return piece
+
+
+def _content(path: Path, name: str) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{name}: neither a file nor a link to one; {_EXPECTED}")
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise ValueError(f"{name}: cannot be opened ({getattr(error, 'strerror', error)}); {_EXPECTED}") from error
+
+
 def _decode(file: BinaryIO, name: str) -> Image.Image:
-    if not file.read(1):
-        raise ValueError(f"{name}: the file is empty; {_EXPECTED}")
-    file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -107,17 +144,21 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: {str(error).rstrip('.')}; expected at most {MAX_PIXELS:,} pixels") from error
     except _DECODER_ERRORS as error:
-        raise ValueError(f"{name}: damaged header ({error}); {_EXPECTED}") from error
+        raise ValueError(f"{name}: damaged header ({_reason(error)}); {_EXPECTED}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{name}: {width} x {height} pixels; expected at most {MAX_PIXELS:,}")
     if image.mode not in MODES:
         raise ValueError(f"{name}: pixel type {image.mode}; expected one of {', '.join(MODES)}")
     try:
-        frames = getattr(image, "n_frames", 1)
         image.load()
+        is_several = getattr(image, "is_animated", False)  # not n_frames, for which Pillow goes through all of them
     except _DECODER_ERRORS as error:
-        raise ValueError(f"{name}: truncated or damaged ({error}); {_EXPECTED}") from error
-    if frames != 1:
-        raise ValueError(f"{name}: {frames} frames; {_EXPECTED}")
+        raise ValueError(f"{name}: truncated or damaged ({_reason(error)}); {_EXPECTED}") from error
+    if is_several:
+        raise ValueError(f"{name}: several frames; {_EXPECTED}")
     return image
+
+
+def _reason(error: Exception) -> str:
+    return printable(str(error) or type(error).__name__)

@@ -9,11 +9,9 @@ Every figure is a quotient of integer sums rounded to six digits, so it is the s
 
 import hashlib
 import math
-import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from tqdm import tqdm
 
 from busi import duplicates, layout
 from busi.images import printable, read_image, to_gray
+from busi.pools import process_pool
 
 COLUMNS = (
     "path", "label", "sha256", "width", "height", "mode", "format", "mask_count", "lesion_fraction", "mean", "std",
@@ -173,7 +172,9 @@ def looks_annotated(image: Image.Image, gray: np.ndarray) -> bool:
         gray: its gray levels, uint8 of shape (H, W).
     """
     if image.mode not in ("1", "L", "LA") and not image.mode.startswith("I"):
-        red, green, blue = image.convert("RGB").split()
+        # By way of RGBA, since Pillow warns of a palette with transparency that is to become RGB
+        opaque = image.convert("RGBA") if image.mode in ("P", "PA") else image
+        red, green, blue = opaque.convert("RGB").split()
         spread = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
         if sum(spread.histogram()[48:]) >= 20:
             return True
@@ -202,8 +203,7 @@ def _list_images(folder: Path) -> tuple[list[_Image], list[Problem]]:
                 images += found
                 problems += wrong
             else:
-                size = sum(path.is_file() for path in entry.rglob("*"))
-                reason = f"{size} files; expected only the folders {', '.join(layout.CLASSES)}"
+                reason = f"{_size(entry)}; expected only the folders {', '.join(layout.CLASSES)}"
                 problems.append(Problem(f"{_text(entry.name)}/", "unknown_folder", reason))
         elif entry.name != layout.DATASET_FILE:
             problems.append(Problem(_text(entry.name), "other_file", "not part of the data set"))
@@ -220,7 +220,7 @@ def _list_class(folder: Path) -> tuple[list[_Image], list[Problem]]:
         path = f"{label}/{_text(entry.name)}"
         is_image = name is not None and name.mask is None
         if entry.is_dir():
-            reason = f"{sum(inner.is_file() for inner in entry.rglob('*'))} files; expected no folder in a class folder"
+            reason = f"{_size(entry)}; expected no folder in a class folder"
             problems.append(Problem(f"{path}/", "nested_folder", reason))
         elif name is None:
             problems.append(Problem(path, "other_file", f"not an image ({', '.join(layout.IMAGE_SUFFIXES)})"))
@@ -247,6 +247,12 @@ def _list_class(folder: Path) -> tuple[list[_Image], list[Problem]]:
                 owned[owner].append(mask)
     names = sorted(name for same in images.values() for name in same)
     return [_Image(label, name, tuple(owned[name])) for name in names], problems
+
+
+def _size(folder: Path) -> str:
+    if folder.is_symlink():
+        return "a link, which may lead anywhere"
+    return f"{sum(len(names) for _, _, names in os.walk(folder))} files"
 
 
 def _owner(mask: str, candidates: list[str]) -> str | None:
@@ -333,15 +339,11 @@ def _map(function: partial, items: list[_Image], workers: int) -> Iterator:
     if workers == 1 or len(items) < _WORTH_A_POOL:
         yield from map(function, items)
         return
-    # Spawned, not forked: the caller may have threads running (TensorFlow's, Great Expectations').
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         try:
             yield from pool.map(function, items, chunksize=_CHUNK)
         except BrokenProcessPool as error:
             raise ValueError("a process that read images was killed, most likely for want of memory") from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _cores() -> int:

@@ -18,9 +18,7 @@ two rows for three, and scan conversion interpolates, as in a scanner with fewer
 """
 
 import math
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -31,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
 from busi.layout import CLASSES, image_name, mask_name
+from busi.pools import process_pool
 
 # Chances of the BI-RADS descriptors (ACR BI-RADS Atlas, 5th edition, ultrasound) by class. They overlap on purpose,
 # with the odds that Stavros et al. (Radiology 196 (1995) 123-134) and Hong et al. (AJR 184 (2005) 1260-1265) lead one
@@ -158,9 +157,7 @@ def generate(folder: Path, counts: dict[str, int], seed: int, workers: int | Non
                 written.append(_write_group(folder, seed, group))
                 progress.update(len(group))
         else:
-            # spawn: a forked child would inherit the locks of whatever threads the caller runs
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            with process_pool(workers) as pool:
                 jobs = [pool.submit(_write_group, folder, seed, group) for group in groups]
                 for job, group in zip(jobs, groups, strict=True):
                     written.append(job.result())

@@ -4,9 +4,7 @@ No image is drawn twice. The tasks are the class, each BI-RADS descriptor, and t
 input's resolution, decoded from three feature levels; the decoder and the task heads are thrown away afterwards.
 """
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from busi.backend import keras, layers, ops
 from busi.layout import CLASSES
 from busi.model import IMAGENET_MEAN, IMAGENET_STD
 from busi.phantom import DESCRIPTORS, annotate, render
+from busi.pools import process_pool
 
 # Value lists of the tasks; a normal phantom has no lesion and so no descriptors: its weight in those tasks is 0
 TASKS = {
@@ -59,8 +58,7 @@ def example(seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray, 
 
 def stream(seed: int, first: int, batch_size: int, size: int, workers: int) -> Iterator[Batch]:
     """Batches of the endless sequence from phantom `first` on, rendered ahead in `workers` processes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with process_pool(workers) as pool:
         ahead = [pool.submit(_batch, seed, first + i * batch_size, batch_size, size) for i in range(2 * workers)]
         following = first + len(ahead) * batch_size
         while True:

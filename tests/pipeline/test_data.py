@@ -382,6 +382,20 @@ def test_a_version_that_left_the_cache_is_not_replaced(filled):
     assert state() == before
 
 
+def test_what_a_killed_dvc_left_half_written_is_mended(filled):
+    """Each of the two files ends every command of DVC until somebody removes it."""
+    Path("dvc.yaml").write_text("stages:\n  s:\n    cmd: echo done > out\n    deps: [data]\n    outs: [out]\n")
+    files = [Path(".dvc/tmp/rwlock"), Path("dvc.lock")]
+    before = state()
+    for file in files:
+        file.write_text("")
+    output = run()
+    for file in files:
+        assert f"half of {file}; it was removed" in output
+    assert command._dvc("repro", "-q").returncode == 0
+    assert state() == before
+
+
 def test_two_runs_do_not_meet(filled):
     with command._alone():
         assert "another `python -m pipeline.data`" in run("phantom", code=1)
@@ -426,7 +440,10 @@ def server(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_busi_is_downloaded_once(empty, server):
+    command.DOWNLOADS.mkdir(parents=True)
+    (command.DOWNLOADS / "tmpkilled").write_bytes(b"half")  # as a killed run leaves it
     run("busi")
+    assert [path.name for path in command.DOWNLOADS.iterdir()] == ["Dataset_BUSI.zip"]
     assert (description()["name"], description()["licence"], description()["counts"]) == ("busi", "CC BY 4.0", COUNTS)
     server.status = 500
     assert "same version as before" in run("busi")

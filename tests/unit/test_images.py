@@ -86,7 +86,7 @@ def test_transparency_is_composited_on_black():
             bad_images.encoded(
                 Image.fromarray(GRAY), "TIFF", save_all=True, append_images=[Image.fromarray(GRAY[::-1].copy())]
             ),
-            "2 frames",
+            "several frames",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from pipeline.params import override, read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE_OFF = dict.fromkeys(RULES)
+ALIASES = "\n".join(["b0: &b0 [x]", *(f"b{n}: &b{n} [{f'*b{n - 1},' * 9}]" for n in range(1, 9)), "split: {seed: *b8}"])
 
 
 @pytest.fixture
@@ -155,3 +156,21 @@ def test_a_fold_is_one_of_the_folds(values, tmp_path, changes, said):
         reading(values, tmp_path)
     values["split"] |= {"folds": 5, "fold": 4, "test": 0.2, "train": 0.65}
     assert reading(values, tmp_path).split.fold == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("!!python/object/apply:os.system ['touch pwned']", "could not determine a constructor"),
+        ("[" * 1200, "recursion"),
+        (ALIASES, "split.seed"),
+    ],
+)
+def test_a_hostile_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch, text, reason):
+    """No object of Python is made; neither deep nesting nor aliases that multiply take time or memory."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(text)
+    with pytest.raises(StageError, match=reason) as caught:
+        read_params()
+    assert len(str(caught.value)) < 5000
+    assert not Path("pwned").exists()

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import stages
 from pipeline.outputs import OUTSIDE, STAGES, Outside, StageError, seconds_of, stage
-from pipeline.stages import StageTimeout, alone, follow, output_hashes, run_step, stage_names, wait_for_dvc
+from pipeline.stages import StageTimeout, alone, follow, mend, output_hashes, run_step, stage_names, wait_for_dvc
 
 LONG = 60.0
 
@@ -203,3 +203,23 @@ def test_a_stage_leaves_how_long_it_took_when_it_ends_well_and_other_commands_no
     [(name, seconds)] = seconds_of(STAGES).items()
     assert name == "split" and seconds >= 0.1
     assert [path.name for path in folder.rglob("*.json")] == ["split.json"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (".dvc/tmp/rwlock", "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted"),
+        ("dvc.lock", "ERROR: './dvc.lock' validation failed."),
+        ("dvc.lock", "ERROR: './dvc.lock' is invalid."),
+    ],
+)
+def test_half_a_file_of_a_killed_dvc_is_removed_once(folder, file, said):
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("half")
+    assert mend("ERROR: something else") is None
+    assert file in mend(said)
+    assert not path.exists()
+    assert mend(said) is None
+    path.write_text("<<<<<<< ours\n")
+    assert mend(said) is None

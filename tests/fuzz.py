@@ -1,0 +1,292 @@
+"""Hostile files through every reader: `python -m tests.fuzz`, or `make fuzz`.
+
+Each target reads cases of `tests.hostile` in a process of its own and must take each one or refuse it with a ValueError
+or StageError that names it, within `SECONDS` of processor time, with at most `MEGABYTES` more memory than before, and
+without writing outside its folder. A process that hangs or crashes is replaced and counts as a failure. With atheris
+installed (`make fuzz` does that) a search guided by coverage follows, on the image reader and on the archive reader.
+
+Another reader becomes a target by one function and one line in `TARGETS`.
+
+A failure is repeated by `python -m tests.fuzz --target image --seed 1 --first 17 --count 1`.
+"""
+
+import argparse
+import faulthandler
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pipeline  # noqa: F401, first: it puts src/ on the path
+from busi import archive, duplicates, images, manifest
+from pipeline.outputs import StageError, write_json
+from tests import hostile
+
+SECONDS = 10
+HANG_SECONDS = 300  # by the clock, which other processes slow down: what waits uses no processor time
+MEGABYTES = 1024
+CASES = {"image": 1200, "manifest": 300, "served": 400, "archive": 800, "data": 300, "folder": 200}
+SMALLER = 8  # the part of these that `make test` runs
+
+
+class Result(NamedTuple):
+    """What became of one case; `fault` is empty when all is well."""
+
+    number: int
+    what: str
+    outcome: str
+    seconds: float
+    megabytes: float
+    fault: str
+
+
+def read_image(case: hostile.Case, place: Path) -> None:
+    """As `validate` reads one image, without the processes."""
+    path = place / case.name
+    path.write_bytes(case.content)
+    image = images.read_image(path, case.name)
+    gray = images.to_gray(image)
+    manifest.looks_annotated(image, gray)
+    duplicates.fingerprint(gray)
+    images.prepare(image, 128)
+
+
+def read_set(case: hostile.Case, place: Path) -> None:
+    """As `validate` reads a data set: what is refused becomes a problem that names the file."""
+    hostile.write_set(place)
+    (place / "benign" / case.name).write_bytes(case.content)
+    table, problems = manifest.build_manifest(place, workers=1)
+    manifest.audit_table(table, problems, dict.fromkeys(hostile.CLASSES, 2), 6)
+    if problems:
+        raise ValueError("; ".join(f"{problem.path}: {problem.reason}" for problem in problems))
+    if f"benign/{case.name}" not in set(table["path"]):
+        raise AssertionError("neither a row nor a problem")
+
+
+def serve(case: hostile.Case, place: Path) -> None:
+    """As the registered model reads an image."""
+    table = _classifier().predict([case.content])
+    if not abs(sum(table.loc[0, list(hostile.CLASSES)]) - 1) < 1e-6:
+        raise AssertionError(f"probabilities {table.to_dict()}")
+
+
+def take_archive(case: hostile.Case, place: Path) -> None:
+    inner = place / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / case.name).write_bytes(case.content)
+    try:
+        archive.collect(inner / case.name, inner / "out")
+    finally:
+        _require_inside(place, inner / "out", inner / case.name)
+
+
+def take_data(case: hostile.Case, place: Path) -> None:
+    """As `python -m pipeline.data PATH` collects a set, before the swap."""
+    from pipeline import data
+
+    inner = place / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / case.name).write_bytes(case.content)
+    try:
+        description, _, _ = data._collect(str(inner / case.name), inner / "out")
+        write_json(inner / "out" / "dataset.json", description)
+    finally:
+        _require_inside(place, inner / "out", inner / case.name)
+
+
+def take_folder(case: Callable[[Path], None], place: Path) -> None:
+    """A folder as source, and the same folder in the place of `data/`."""
+    source = place / "source"
+    source.mkdir()
+    case(source)
+    before = set(place.rglob("*"))
+    table, problems = manifest.build_manifest(source, workers=1)
+    manifest.audit_table(table, problems, dict.fromkeys(hostile.CLASSES, 2), 6)
+    try:
+        archive.collect(source, place / "out")
+    finally:
+        for path in set(place.rglob("*")) - before:
+            if not path.is_relative_to(place / "out"):
+                raise AssertionError(f"{path} was written")
+
+
+TARGETS = {
+    "image": (read_image, hostile.images),
+    "manifest": (read_set, hostile.images),
+    "served": (serve, hostile.images),
+    "archive": (take_archive, hostile.archives),
+    "data": (take_data, hostile.archives),
+    "folder": (take_folder, hostile.folders),
+}
+
+
+def results(target: str, seed: int, first: int, count: int, heavy: bool = True) -> Iterator[Result]:
+    """Run cases `first` to `first + count` of a target in this process."""
+    read, make = TARGETS[target]
+    if target == "served":
+        serve(hostile.Case("", "", hostile.good_images()[1][1]), Path())  # the imports and the first graph
+    made = make(seed, first + count) if target == "folder" else make(seed, first + count, heavy)
+    for number, case in islice(enumerate(made), first, None):
+        name = case[1] if isinstance(case, hostile.Case) else "source"
+        with tempfile.TemporaryDirectory() as folder:
+            before, started, outcome, fault = megabytes(reset=True), time.process_time(), "taken", ""
+            try:
+                read(case if isinstance(case, hostile.Case) else case[1], Path(folder))
+            except (ValueError, StageError) as error:
+                outcome, text = "refused", str(error)
+                if not any(word in text for word in (images.printable(name), "image 0: ", ".png: ")):
+                    fault = f"does not name {name!r}: {text[:300]}"
+                elif type(error) not in (ValueError, StageError) or len(text) > 20_000 or "\x1b" in text:
+                    fault = f"{type(error).__name__}: {text[:300]}"
+            except BaseException as error:  # whatever it is, it is the finding
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                outcome, fault = "failed", f"{type(error).__name__}: {str(error)[:300]}"
+            seconds, grown = time.process_time() - started, megabytes() - before
+        if not fault and seconds > SECONDS:
+            fault = f"took {seconds:.1f} s"
+        if not fault and grown > MEGABYTES:
+            fault = f"took {grown:.0f} MB"
+        yield Result(number, case[0] if isinstance(case, tuple) else "", outcome, seconds, grown, fault)
+
+
+def watched(target: str, seed: int, first: int, count: int) -> Iterator[Result]:
+    """The same in processes of their own, a new one after each that hung or crashed."""
+    end = first + count
+    while first < end:
+        words = ("--target", target, "--seed", str(seed), "--first", str(first), "--count", str(end - first), "--child")
+        command = [sys.executable, "-m", "tests.fuzz", *words]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            for line in child.stdout:
+                found = Result(*json.loads(line))
+                first = found.number + 1
+                yield found
+            noise = child.stderr.read()
+        if child.returncode:
+            yield Result(first, "", "failed", SECONDS, 0, f"the process ended with {child.returncode}: {noise[-600:]}")
+            first += 1
+
+
+def guided(target: str, seconds: int, corpus: Path) -> None:
+    """Search for inputs that reach new code (atheris); stops with a traceback at a finding, which stays in `corpus`."""
+    import atheris
+
+    with atheris.instrument_imports(include=["PIL", "zipfile", "busi"]):
+        import zipfile
+
+        from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+    for module in (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, zipfile, archive, images):
+        for value in list(vars(module).values()):
+            if getattr(value, "__module__", None) == module.__name__:
+                _instrument(atheris, value)
+    corpus.mkdir(parents=True, exist_ok=True)
+    seeds = hostile.good_images() if target == "image" else [("set", hostile.zipped(hostile.good_set()))]
+    for number, (_, content) in enumerate(seeds):
+        (corpus / f"seed {number}").write_bytes(content)
+    read = TARGETS[target][0]
+
+    def one(content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                read(hostile.Case("", "case.png" if target == "image" else "case.zip", content), Path(folder))
+            except ValueError as error:
+                if type(error) is not ValueError or "case" not in str(error):
+                    raise RuntimeError(f"{type(error).__name__}, {error}") from error
+
+    warnings.simplefilter("ignore")
+    options = (f"-max_total_time={seconds}", f"-timeout={SECONDS}", "-rss_limit_mb=2048", "-max_len=40000")
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={corpus}/finding-", str(corpus)], one)
+    atheris.Fuzz()
+
+
+@functools.cache
+def _classifier():
+    import keras
+
+    from busi.serving import ImageClassifier
+
+    pixels = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    return ImageClassifier(keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled)), "1")
+
+
+def _require_inside(place: Path, out: Path, source: Path) -> None:
+    written = [path for path in place.rglob("*") if not path.is_dir() or path.is_symlink()]
+    outside = [path for path in written if path != source and not path.is_relative_to(out)]
+    strange = [path for path in written if path.is_symlink() or not path.is_file()]
+    if outside or strange or Path("/", hostile.EVIL).exists():
+        raise AssertionError(f"written: {[*outside, *strange]}")
+
+
+def megabytes(reset: bool = False) -> float:
+    """MB in use now, after setting the peak back to it; or the peak since then. Linux."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    word = "VmRSS:" if reset else "VmHWM:"
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith(word))
+
+
+def _instrument(atheris, value: object) -> None:
+    import types
+
+    members = vars(value).values() if isinstance(value, type) else [value]
+    for member in members:
+        if isinstance(member, types.FunctionType):
+            atheris.instrument_func(member)
+
+
+def _child(target: str, seed: int, first: int, count: int) -> None:
+    for found in results(target, seed, first, count):
+        print(json.dumps(found), flush=True)
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # of the next one, its making included
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--target", choices=TARGETS)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--guided", type=int, metavar="SECONDS", help="search by coverage, with atheris, for so long")
+    parser.add_argument("--corpus", type=Path, default=Path(".cache/fuzz"))
+    asked = parser.parse_args()
+    if asked.child:
+        return _child(asked.target, asked.seed, asked.first, asked.count)
+    if asked.guided and asked.target:
+        return guided(asked.target, asked.guided, asked.corpus / asked.target)
+    failed = 0
+    for target in [asked.target] if asked.target else TARGETS:
+        found = list(watched(target, asked.seed, asked.first, asked.count or CASES[target]))
+        outcomes = Counter(result.outcome for result in found)
+        slowest, largest = (max(found, key=lambda result: getattr(result, key)) for key in ("seconds", "megabytes"))
+        print(
+            f"{target}: {len(found)} cases, seed {asked.seed}; "
+            f"{outcomes['taken']} taken, {outcomes['refused']} refused; "
+            f"slowest {slowest.seconds:.1f} s ({slowest.what}), most memory {largest.megabytes:.0f} MB "
+            f"({largest.what})",
+            flush=True,
+        )
+        for result in found:
+            if result.fault:
+                failed += 1
+                print(f"FAILED {target} --first {result.number} ({result.what}): {result.fault}", flush=True)
+    if asked.guided and importlib.util.find_spec("atheris"):
+        for target in ("image", "archive"):
+            words = ("--target", target, "--guided", str(asked.guided), "--corpus", str(asked.corpus))
+            failed += subprocess.run([sys.executable, "-m", "tests.fuzz", *words], check=False).returncode != 0
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

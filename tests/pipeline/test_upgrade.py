@@ -1,0 +1,66 @@
+"""A store that the first whole version of this project made (commit 76de22e): it opens, and goes on being used.
+
+`tests/stores/first.tar.xz` holds one registered and promoted model of three weights and what the stages before it left,
+made by that commit's own code. Since then versions carry checksums and promotions an audit log.
+"""
+
+import shutil
+import tarfile
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import ROOT, promote, register, tracking
+from pipeline.outputs import StageError
+from pipeline.params import read_params
+from tests.pipeline.registry import NAME
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
+
+STORE = ROOT / "tests" / "stores" / "first.tar.xz"
+
+
+def run(*words: str, code: int = 0) -> str:
+    result = CliRunner().invoke(promote.app, list(words))
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+def unpack(to, part: str) -> None:
+    with tarfile.open(STORE) as archive:
+        archive.extractall(to, [member for member in archive if member.name.startswith(part)], filter="data")
+
+
+def test_the_first_store_opens_and_takes_the_next_version(folder):
+    shutil.rmtree("mlruns")
+    unpack(folder, "./mlruns")
+    said = run("list")
+    assert "passed" in said
+    assert "Production" in said
+    assert "accuracy" in run("show", "1")
+    assert "no version has been in Production" in run("history")  # by the log, which is younger
+    run("card", "1")
+    [version] = tracking.versions(NAME)
+    with tracking.files_of(version) as files:
+        assert (files / "data" / "keras" / "model.keras").is_file()
+
+    # Nobody can say any more that its files are those of the registration
+    said = run("verify", code=1)
+    assert "moved by hand" in said
+    assert "no checksum was recorded at registration" in run("verify", "--all", code=1)
+    run("promote", "1", "--yes", code=1)
+
+    register.main()
+    # The first versions kept no predictions to compare with, so somebody has to say that it is well
+    assert "not_worse_than_production" in run("promote", "--yes", code=1)
+    assert f"{NAME} version 2" in run("promote", "--yes", "2", "--force", "--reason", "the first after the upgrade")
+    assert tracking.production_version(NAME) == "2"
+    assert "version 2" in run("history")
+    assert "FAILED" not in run("verify")
+
+
+def test_the_first_parameters_are_held_against_the_present_ones(tmp_path):
+    unpack(tmp_path, "./params.yaml")
+    with pytest.raises(StageError, match=r"split\.folds: missing key") as caught:
+        read_params(tmp_path / "params.yaml")
+    assert "docs/parameters.md" in str(caught.value)

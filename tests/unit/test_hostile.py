@@ -1,0 +1,100 @@
+"""The short part of `make fuzz`: a few hundred hostile files, each taken or refused by its name, and the heavy ones."""
+
+import os
+import zlib
+
+import pytest
+
+from busi import archive, manifest
+from busi.images import MAX_PIXELS, read_image
+from tests import fuzz, hostile
+
+SEED = 20
+
+
+@pytest.mark.parametrize("target", ["image", "manifest", "archive", "data", "folder"])
+def test_each_hostile_file_is_taken_or_refused_by_name(target):
+    found = list(fuzz.results(target, SEED, 0, fuzz.CASES[target] // fuzz.SMALLER, heavy=False))
+    assert [result for result in found if result.fault] == [], f"seed {SEED}"
+    assert {result.outcome for result in found} == {"taken", "refused"}
+
+
+def test_the_same_seed_gives_the_same_files():
+    for make in (hostile.images, hostile.archives):
+        one, again, other = (list(make(seed, 30, heavy=False)) for seed in (1, 1, 2))
+        assert one == again != other
+
+
+# What the readers were mended for. Each of these took minutes or gigabytes
+
+
+def with_chunks(kind, data, count):
+    whole = hostile.png_chunks(hostile.good_images()[1][1])
+    return hostile.png_of([*whole[:1], *[(kind, data)] * count, *whole[1:]])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (with_chunks(b"prVt", b"", 100_000), "its parts are too many"),
+        (b"\xff\xd8" + b"\xff" * 400_000, "its parts are too many"),
+        (b"\xff\xd8" + b"\xff\xe5\x00\x02" * 100_000, "its parts are too many"),
+        (hostile.tiff_of_tags(40_000, 100_000), "Tag data larger|lie one on the other"),
+        (hostile.jpeg_of_scans(64, 64, 200), r"2\d\d scans; expected at most 100"),
+        (hostile.tiff_of_frames(2000), "frames|truncated or damaged"),
+        (with_chunks(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000)), 100), "truncated or damaged|damaged header"),
+        (hostile.png_of_zeros(MAX_PIXELS + 1, 1, 0, 8), "expected at most"),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else value[:20],
+)
+def test_what_costs_too_much_is_refused(content, reason):
+    before = fuzz.megabytes(reset=True)
+    with pytest.raises(ValueError, match=f"^case: .*({reason})"):
+        read_image(content, "case")
+    assert fuzz.megabytes() - before < 200
+
+
+def test_the_largest_image_is_read():
+    image = read_image(hostile.png_of_zeros(MAX_PIXELS // 1000, 1000, 0, 1))
+    assert image.size == (MAX_PIXELS // 1000, 1000)
+
+
+def test_a_pipe_is_not_waited_for_and_a_name_with_a_nul_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: neither a file nor a link"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\\x00b: cannot be opened"):
+        read_image(tmp_path / "a\0b")
+
+
+def test_bombs_of_many_small_members_are_refused(tmp_path):
+    (tmp_path / "many.zip").write_bytes(hostile.zipped([(f"benign/{n}.png", bytes(1 << 20)) for n in range(70)]))
+    (tmp_path / "overlap.zip").write_bytes(hostile._overlapping(50))
+    for name, reason in (("many.zip", "zip bomb"), ("overlap.zip", "lie one on the other")):
+        with pytest.raises(ValueError, match=f"(?s)'{name}' can't be taken.*{reason}"):
+            archive.collect(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_of_too_many_members_is_not_taken_apart(tmp_path):
+    (tmp_path / "s.zip").write_bytes(hostile._directory_of(200))
+    with pytest.raises(ValueError, match=r"'s\.zip' can't be taken.*200 files; at most 100"):
+        archive.collect(tmp_path / "s.zip", tmp_path / "out", archive.Limits(members=100))
+
+
+@pytest.mark.parametrize("planted", ['{"\\ud800": 1}', '{"a": "\\udfff"}', '{"a": ' * 2000 + "1" + "}" * 2000])
+def test_a_description_that_could_not_be_written_again_is_refused(planted):
+    with pytest.raises(ValueError, match="is not JSON"):
+        archive.read_description(hostile._description(planted))
+
+
+def test_a_link_to_everything_is_named_and_not_followed(tmp_path):
+    hostile.write_set(tmp_path)
+    (tmp_path / "other").symlink_to("/")
+    (tmp_path / "benign" / "inner").symlink_to("/")
+    _, problems = manifest.build_manifest(tmp_path, workers=1)
+    assert [(problem.path, problem.kind) for problem in problems] == [
+        ("benign/inner/", "nested_folder"),
+        ("other/", "unknown_folder"),
+    ]
+    assert all("a link" in problem.reason for problem in problems)

@@ -1,0 +1,131 @@
+"""Ctrl-C, SIGTERM and kills, on small processes: a clean word, exit code 130, nothing left."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline import ROOT
+from pipeline.outputs import INTERRUPTED, scratch
+
+STAGE = """
+import sys, time
+from pathlib import Path
+from pipeline.outputs import scratch, stage, whole_file
+with stage("work"), whole_file(Path("result")) as partial, scratch(Path("."), "trying"):
+    partial.write_text("half")
+    Path("begun").touch()
+    time.sleep(60)
+"""
+IMPORT = """
+import pipeline
+from pathlib import Path
+import time
+Path("begun").touch()
+time.sleep(60)
+"""
+POOL = """
+import time
+from pathlib import Path
+from busi.pools import process_pool
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        for job in [pool.submit(time.sleep, 0.1), pool.submit(time.sleep, 60)]:
+            Path("begun").touch()
+            job.result()
+"""
+
+
+def start(folder: Path, program: str, **environment: str) -> subprocess.Popen:
+    (folder / "program.py").write_text(program)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    process = subprocess.Popen(
+        [sys.executable, "program.py"], cwd=folder, env={**os.environ, "PYTHONPATH": paths, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: (folder / "begun").exists() or process.poll() is not None)
+    return process
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_stage_says_so_and_leaves_nothing(tmp_path, ending):
+    process = start(tmp_path, STAGE)
+    process.send_signal(ending)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert said == "\nwork: interrupted; nothing half done is kept, and the same command goes on\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "program.py"]
+
+
+def test_a_second_sigterm_does_not_cut_the_cleaning_up_short(tmp_path):
+    """As a stage gets it when its group is ended: DVC ends too, and with it comes the second."""
+    slow = STAGE.replace("time.sleep(60)", "try: time.sleep(60)\n    finally: time.sleep(1); Path('cleaned').touch()")
+    process = start(tmp_path, slow)
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said.count("interrupted")) == (INTERRUPTED, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "cleaned", "program.py"]
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path):
+    process = start(tmp_path, IMPORT)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "\ninterrupted\n"
+    assert process.returncode
+
+
+def test_a_stage_ends_with_the_dvc_that_started_it(tmp_path):
+    """Else it would go on beside the one that the repetition starts."""
+    parent = "import subprocess, sys\nsubprocess.run([sys.executable, 'stage.py'])"
+    (tmp_path / "stage.py").write_text(STAGE)
+    process = start(tmp_path, parent, DVC_STAGE="work")
+    [child] = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not list(tmp_path.glob(".*")))
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_a_pool_ends_with_its_caller_and_in_silence(tmp_path, ending):
+    process = start(tmp_path, POOL)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    os.kill(process.pid, ending) if ending == signal.SIGKILL else os.killpg(process.pid, ending)
+    if ending == signal.SIGINT:  # the running job, which a stage's is not, would last a minute
+        time.sleep(0.5)
+        process.kill()
+    said, _ = process.communicate(timeout=60)
+    assert "SpawnProcess" not in said
+    wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+
+
+def test_scratch_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    dead, alive = tmp_path / ".trying-dead", tmp_path / ".trying-alive"
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "file").touch()
+    handle = os.open(alive, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with scratch(tmp_path, "trying") as mine, scratch(tmp_path, "trying") as other:
+        assert sorted(tmp_path.iterdir()) == sorted([alive, mine, other])
+    os.close(handle)
+    with scratch(tmp_path, "trying"):
+        assert not alive.exists()
+    assert list(tmp_path.iterdir()) == []
