@@ -1,8 +1,9 @@
 """Rebuild a registered version from what it says of itself, and say whether the same comes out.
 
 `python -m pipeline.reproduce VERSION`: a scratch worktree under `.cache/reproduce/` at the version's commit, with what
-was uncommitted then and the version's data; there every stage of `dvc repro` runs anew, with a store of its own. Then
-metrics and predictions are compared with those that were registered. The working tree and its store are only read.
+was uncommitted then and the version's data; there `dvc repro evaluate` runs every stage up to that one anew, with a
+store of its own. Then metrics and predictions, of which the verdict is a function, are compared with those that were
+registered. The working tree and its store are only read.
 """
 
 import io
@@ -57,7 +58,7 @@ def main(
         bring_data(tree, chosen.tags)
         for note in changed_packages(chosen.tags.get("packages", "")):
             typer.echo(f"note: {note}")
-        run(tree, "dvc", "repro", "--force", "--no-run-cache")
+        run(tree, "dvc", "repro", "--force", "--no-run-cache", "evaluate")
         differences = compare(registered, tree)
         same_file = sha256(tree / MODEL) == chosen.tags.get("model_sha256")
         typer.echo(f"model file: {'the same bytes' if same_file else 'other bytes'}")

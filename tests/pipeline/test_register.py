@@ -115,15 +115,20 @@ def test_registering_again_changes_nothing(folder):
     assert Path("mlruns/registration.json").read_bytes() == receipt
 
 
+def restore(folder):
+    os.chdir(folder)
+    promotion.smoke = passing
+    register.ensure_registered(read_params())
+
+
 def test_a_deleted_store_gets_run_and_version_back(folder, tmp_path_factory, monkeypatch):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     register.main()
     before = json.loads(Path("mlruns/registration.json").read_text())
     shutil.rmtree("mlruns")
     # A process of its own, as in life: MLflow keeps a connection to the database that it has opened once
-    restore = "from pipeline import params, register; register.ensure_registered(params.read_params())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", restore], env=environment, check=True)
+    with process_pool(1, monkeypatch) as pool:
+        pool.apply(restore, (str(folder),))
     after = json.loads(Path("mlruns/registration.json").read_text())
     assert after["run_id"] != before["run_id"]
     assert {**after, "run_id": None} == {**before, "run_id": None}

@@ -57,14 +57,17 @@ def test_a_progress_bar_gives_its_first_and_last_line_and_not_a_thousand():
     assert len(lines) <= 3
 
 
-def test_a_timeout_ends_the_whole_process_tree(folder):
+def test_a_timeout_ends_the_whole_process_tree(folder, monkeypatch):
+    monkeypatch.setattr(stages, "GRACE_SECONDS", 0.5)  # a child in the background does not hear of SIGINT
     command = ["bash", "-c", "sleep 300 & echo $! > child; wait"]
     with pytest.raises(StageTimeout, match=r"flow\.timeout\.train"):
         follow("train", command, soon(2), lambda line: None)
     assert not is_running(int((folder / "child").read_text()))
 
 
-def test_an_interrupted_flow_ends_the_whole_process_tree(folder):
+def test_an_interrupted_flow_ends_the_whole_process_tree(folder, monkeypatch):
+    monkeypatch.setattr(stages, "GRACE_SECONDS", 0.5)
+
     def interrupt(line):
         raise KeyboardInterrupt
 
