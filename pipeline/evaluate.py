@@ -8,7 +8,6 @@ of it still says so.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,6 @@ SMOKE = Path("artifacts/evaluate/smoke")
 METRICS = Path("reports/metrics.json")
 
 BATCH = 32  # images in memory at once
-EXPLAINED_BATCH = 8  # the same for Grad-CAM, which runs eagerly: every layer's output stays until the batch is done
 SMOKE_IMAGES = 8
 KNOWN_IMAGES = 1000  # of training, at most, that an image's distance is measured to
 EXPLAINED = 100  # images that Grad-CAM is tried on, so that its time does not grow with the data set
@@ -268,9 +266,8 @@ def explained(model, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluat
 
 def heat_maps(function: Callable, model, paths: list[str], classes: list[str], what: str) -> np.ndarray:
     """A function of `busi.explain` over one class for each image, float32 (n, h, w), with progress."""
-    wanted = iter([CLASSES.index(label) for label in classes])
-    batches = batches_of(paths, model.input_shape[1], EXPLAINED_BATCH, what)
-    return np.concatenate([function(model, batch, np.array([*islice(wanted, len(batch))])) for batch in batches])
+    pixels = np.concatenate(list(batches_of(paths, model.input_shape[1], BATCH, what)))
+    return function(model, pixels, np.array([CLASSES.index(label) for label in classes]))
 
 
 def shown(model, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:
