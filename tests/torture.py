@@ -265,7 +265,8 @@ def full_disk(bench: Bench, rng: random.Random, stage: str) -> str:
     origin = bench.copy(stage)
     disk = origin.folder.parent / "disk"
     disk.mkdir()
-    room = rng.randrange(0, {"train": 30 << 20, "register": 40 << 20}.get(stage, 60 << 10), 4096)
+    # DVC itself wants some hundred KiB
+    room = rng.randrange(512 << 10, {"train": 30 << 20, "register": 40 << 20}.get(stage, 2 << 20), 4096)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(disk)], check=True)
     try:
         workspace = Workspace(disk / "repository")
