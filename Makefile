@@ -1,7 +1,7 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card \
+.PHONY: help env run flow server worker data remote weights ui app versions show promote rollback history verify card \
   reproduce crossval kubeflow test lint lock
 
 PYTHON ?= python3
@@ -87,6 +87,9 @@ history: $(ENV) ## Show which version was Production when, and why
 
 verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
 	@python -m pipeline.promote verify $(if $(ALL),--all) $(MODEL_ARG)
+
+app: $(ENV) ## Start the app on the Production model (PORT=8501)
+	@python -m streamlit run pipeline/app.py --server.port $(or $(PORT),8501) -- $(MODEL_ARG)
 
 card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)
 	@python -m pipeline.promote card $(VERSION) $(MODEL_ARG)
