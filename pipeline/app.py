@@ -5,32 +5,36 @@ was found out about it lives in the session's memory, and nowhere else. The mode
 registry's `verify`; the registry is asked at every run which version is in Production.
 
 Whatever is wrong with a file or with the registry is a sentence on the page. A traceback is a bug, and goes to the
-terminal (`showErrorDetails` in .streamlit/config.toml).
+terminal (`showErrorDetails` in .streamlit/config.toml). What the page says beside Streamlit's own widgets is in
+`app.html.j2`, and how it looks in `app.css`.
 """
 
 import argparse
 import base64
 import hashlib
-import html
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 # Streamlit puts this file's folder there, whose modules (data, flow, split) would be taken for others of their names
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry not in (str(ROOT), str(ROOT / "pipeline")))]
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry not in (str(ROOT), str(HERE)))]
 
+import jinja2  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import streamlit as st  # noqa: E402
+from markupsafe import Markup, escape  # noqa: E402
 from starlette.formparsers import MultiPartParser  # noqa: E402
 
-from pipeline.outputs import StageError  # noqa: E402 - first of ours: it makes `busi` importable
-from busi import DISCLAIMER, images, viewing  # noqa: E402, I001
+import pipeline  # noqa: E402, F401 - makes `busi` importable
+from busi import DISCLAIMER, images, viewing  # noqa: E402
 from busi.layout import CLASSES, IMAGE_SUFFIXES, MALIGNANT  # noqa: E402
 from busi.serving import MAX_BYTES, read_upload  # noqa: E402
+from pipeline.outputs import StageError  # noqa: E402
 
 # Starlette writes what is larger than this to a temporary file while it comes in; now it holds all in memory
 MultiPartParser.spool_max_size = 2 * MAX_BYTES
@@ -43,7 +47,7 @@ EXAMPLES = {
     "Scanner's screen": "screen.png",
     "No ultrasound": "landscape.png",
 }
-COLOURS = {"benign": "#0072B2", "malignant": "#D55E00", "normal": "#009E73"}  # as in the report's figures
+EXAMPLE_WIDTH = 160  # pixels
 AT_ONCE = 8  # files between two steps of the progress bar
 SHOWN_SIDE = 900  # pixels of the picture on the page
 THUMBNAIL_SIDE = 72
@@ -78,54 +82,53 @@ class Crop(NamedTuple):
 
 def main() -> None:
     st.set_page_config(page_title=TITLE, layout="wide")
-    st.html(Path(__file__).with_suffix(".css"))
-    st.html(f'<div class="disclaimer" role="note">{DISCLAIMER}</div>')
+    show = _pieces()
+    st.html(HERE / "app.css")
+    st.html(show.disclaimer_line())
     masthead = st.empty()
-    masthead.html(_masthead(""))
+    masthead.html(show.masthead(TITLE))
     try:
-        found = production_model()
+        found, synthetic = production_model()
     except (StageError, OSError, ValueError) as error:
-        explain_failure(str(error))
+        st.html(show.failure([line.strip() for line in str(error).splitlines()]))
+        st.button("Look again", type="primary")
         return
-    masthead.html(_masthead(_model_line(found)))
+    masthead.html(show.masthead(TITLE, found, synthetic))
     say_when_promoted(found)
     files = choose_files()
     if files:
         show_files(found, files)
     show_model(found)
-    st.html(
-        f'<p class="foot">{DISCLAIMER}<br>Images stay in the memory of the computer that runs this app. They are written '
-        "to no disk and are gone when you close or reload the page.</p>"
-    )
+    st.html(show.foot())
 
 
 # The model
 
 
 def production_model():
-    """The `production.Production` of the model that was asked for, loaded once a version.
+    """The `production.Production` of the model that was asked for, and whether it has seen synthetic images only.
 
     Raises:
         StageError: there is none, it does not pass the registry's checks, or the registry does not answer.
     """
     with st.spinner("Asking the registry which model is in Production"):
-        from pipeline import production, tracking  # MLflow takes seconds; the page stands by then
+        from pipeline import production, promotion, tracking  # MLflow takes seconds; the page stands by then
 
         name = asked_model() or production.default_name()
         version = tracking.production_version(name)
     if version is None:
-        raise StageError(f"No version of {name} is in Production yet.")
+        raise StageError(f"No version of {name} is in Production.")
     with st.spinner(f"Checking and loading {name} version {version}"):
         found = _load(name, version)
-        if str(found.version) != version:  # promoted in between
+        if found.version != version:  # promoted in between
             _load.clear()
-            found = _load(name, str(found.version))
-    return found
+            found = _load(name, found.version)
+    return found, name == promotion.SYNTHETIC_NAME
 
 
 def asked_model() -> str | None:
     """What stands behind `--model`."""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--model")
     return parser.parse_known_args(sys.argv[1:])[0].model
 
@@ -138,36 +141,20 @@ def _load(name: str, version: str):
     return production.load(name)
 
 
-def explain_failure(text: str) -> None:
-    """Say why there is no model to classify with, and what to do."""
-    first, *more = text.splitlines()
-    st.html(
-        '<p class="refusal">No model to classify with</p>'
-        + _notice([first.strip(), *(line.strip() for line in more)], "warn")
-        + '<p class="said">How a model gets into Production, in the folder of this project:</p><ol class="steps">'
-        "<li><code>make run</code> trains a model on the data that is there (the embedded synthetic set when there is "
-        "none), evaluates it, and registers it with the verdict of its gate.</li>"
-        "<li><code>make promote</code> makes the newest version that passed the gate the Production version.</li>"
-        "<li><code>make verify</code> says whether registry, files and audit log agree, and what does not.</li></ol>"
-    )
-    st.button("Look again", type="primary")
-
-
 def say_when_promoted(found) -> None:
     """Say so when another version has come into Production since this page last looked."""
     before = st.session_state.get("version")
     st.session_state.version = found.classifier.version
     if before not in (None, found.classifier.version):
         text = f"{found.classifier.version} is in Production now, in place of {before}. What you see below is its work."
-        st.html(_notice([text]))
+        st.html(_pieces().notice([text]))
 
 
 def show_model(found) -> None:
     """The gate with its rules, and the model card."""
     st.subheader("The model", anchor=False)
-    verdict = found.gate["verdict"]
-    with st.expander(f"Gate: {verdict}"):
-        st.html(_rules(found.gate["rules"]))
+    with st.expander(f"Gate: {found.gate['verdict']}"):
+        st.html(_pieces().rules(found.gate["rules"]))
     with st.expander("Model card"):
         st.markdown(found.card)
 
@@ -185,10 +172,26 @@ def choose_files() -> list[File]:
     )
     if uploaded:
         return [_file(upload.name, upload.getvalue()) for upload in uploaded]
-    chosen = st.pills("Or one of these synthetic images", list(EXAMPLES), key="example")
-    if not chosen:
+    label = "Or one of these synthetic images"
+    if not st.session_state.get("example"):
+        show_examples(label)
         return []
-    return [_file(EXAMPLES[chosen], (ROOT / "pipeline" / "examples" / EXAMPLES[chosen]).read_bytes())]
+    chosen = st.pills(label, list(EXAMPLES), key="example")
+    return [_file(EXAMPLES[chosen], (HERE / "examples" / EXAMPLES[chosen]).read_bytes())]
+
+
+def show_examples(label: str) -> None:
+    """The bundled images, each with a button that chooses it."""
+
+    def choose(name: str) -> None:
+        st.session_state.example = name
+
+    st.html(_pieces().label(label))
+    with st.container(horizontal=True, key="examples"):
+        for name, file in EXAMPLES.items():
+            with st.container(width=EXAMPLE_WIDTH):
+                st.image((HERE / "examples" / file).read_bytes(), width=EXAMPLE_WIDTH)
+                st.button(name, key=f"example-{file}", on_click=choose, args=(name,), width="stretch")
 
 
 def show_files(found, files: list[File]) -> None:
@@ -199,20 +202,13 @@ def show_files(found, files: list[File]) -> None:
     number = 0
     if len(files) > 1:
         st.subheader(f"{len(files)} files", anchor=False)
-        accepted = int(table["accepted"].sum())
-        unreadable = sum(row["probabilities"] is None for row in rows)
-        counts = [f"{accepted} classified", f"{len(files) - accepted - unreadable} refused as unknown input"]
-        st.html(f'<p class="said">{", ".join(counts)}, {unreadable} that can\'t be read.</p>')
+        accepted, unreadable = int(table["accepted"].sum()), sum(row["probabilities"] is None for row in rows)
+        st.html(_pieces().count(accepted, len(files) - accepted - unreadable, unreadable))
         show_table(table, [looks[file.key].thumbnail for file in files])
-        number = st.selectbox(
-            "Look at",
-            range(len(files)),
-            format_func=lambda i: f"{i + 1}. {files[i].name}",
-            key="number",
-        )
-    file, row = files[number], rows[number]
+        names = [f"{i}. {file.name}" for i, file in enumerate(files, start=1)]
+        number = st.selectbox("Look at", range(len(files)), format_func=names.__getitem__)
     with st.container(border=True):
-        show_result(found, file, row, looks[file.key], crops)
+        show_result(found, files[number], rows[number], looks[files[number].key], crops)
     st.download_button(
         "Download as CSV",
         table.to_csv(index=False).encode(),
@@ -223,27 +219,22 @@ def show_files(found, files: list[File]) -> None:
     )
 
 
-def classify(found, files: list[File], looks: dict, crops: dict) -> list[dict]:
+def classify(found, files: list[File], looks: dict[str, Look], crops: Mapping[str, Crop]) -> list[dict]:
     """A row of `ImageClassifier.predict` for each file as it is cropped; what was classified before is remembered."""
-    known = st.session_state.setdefault("rows", {})
+    version, known = found.classifier.version, st.session_state.get("rows", {})
     for file in files:
         if file.key not in looks:
             looks[file.key] = look_at(file)
-    wanted = {file.key: (found.classifier.version, file.key, box_of(file, looks, crops)) for file in files}
+    wanted = {file.key: (version, file.key, box_of(looks[file.key], crops.get(file.key))) for file in files}
+    known = st.session_state.rows = {key: known[key] for key in wanted.values() if key in known}
     missing = [file for file in {file.key: file for file in files}.values() if wanted[file.key] not in known]
-    if missing:
-        with st.spinner("Classifying"):
-            progress = st.progress(0.0) if len(missing) > AT_ONCE else None
-            for start in range(0, len(missing), AT_ONCE):
-                part = missing[start : start + AT_ONCE]
-                said = found.classifier.predict([cropped(file, wanted[file.key][2]) for file in part])
-                known |= zip([wanted[file.key] for file in part], said.to_dict(orient="records"), strict=True)
-                if progress:
-                    done = start + len(part)
-                    progress.progress(done / len(missing), f"{done} of {len(missing)} files")
-            if progress:
-                progress.empty()
-    st.session_state.rows = {key: known[key] for key in known if key in wanted.values()}
+    with st.spinner("Classifying"), st.empty():
+        for start in range(0, len(missing), AT_ONCE):
+            if len(missing) > AT_ONCE:
+                st.progress(start / len(missing), f"{start} of {len(missing)} files")
+            part = missing[start : start + AT_ONCE]
+            said = found.classifier.predict([cropped(file, wanted[file.key][2]) for file in part])
+            known |= zip([wanted[file.key] for file in part], said.to_dict(orient="records"), strict=True)
     return [known[wanted[file.key]] for file in files]
 
 
@@ -257,13 +248,11 @@ def look_at(file: File) -> Look:
     return Look((gray.shape[1], gray.shape[0]), viewing.scan_box(gray), thumbnail)
 
 
-def box_of(file: File, looks: Mapping[str, Look], crops: Mapping[str, Crop]) -> viewing.Box | None:
-    """The part of a file that is classified and shown; None for all of it."""
-    look = looks[file.key]
+def box_of(look: Look, crop: Crop | None) -> viewing.Box | None:
+    """The part of a file that is classified and shown, by default that of its scan; None for all of it."""
     if look.size is None:
         return None
-    crop = crops.get(file.key, Crop(SCAN))
-    box = {SCAN: look.proposal, WHOLE: None, BY_HAND: crop.box}[crop.how]
+    box = {SCAN: look.proposal, WHOLE: None, BY_HAND: crop.box if crop else None}[crop.how if crop else SCAN]
     return None if box == (0, 0, *look.size) else box
 
 
@@ -276,16 +265,16 @@ def cropped(file: File, box: viewing.Box | None) -> bytes:
 
 
 def to_table(files: list[File], rows: list[dict], looks: Mapping[str, Look], crops: Mapping[str, Crop]) -> pd.DataFrame:
-    """The table of the download: one row a file, in the order in which they came."""
+    """The table of the download: one row a file, in the order in which they came; empty where nothing is said."""
     made = []
     for file, row in zip(files, rows, strict=True):
-        said = row["probabilities"] if row["accepted"] else dict.fromkeys(CLASSES)
-        box = box_of(file, looks, crops)
+        said = row["probabilities"] if row["accepted"] else dict.fromkeys(CLASSES, np.nan)
+        box = box_of(looks[file.key], crops.get(file.key))
         made.append(
             {
                 "file": f"'{file.name}" if file.name.startswith(FORMULA) else file.name,
-                "label": row["label"],
-                **{f"p_{label}": said[label] for label in CLASSES},
+                "label": row["label"] or "",
+                **{f"p_{label}": round(said[label], 6) for label in CLASSES},
                 "accepted": row["accepted"],
                 "reason": row["reason"],
                 "crop": "none" if box is None else " ".join(map(str, box)),
@@ -293,45 +282,45 @@ def to_table(files: list[File], rows: list[dict], looks: Mapping[str, Look], cro
                 "disclaimer": row["disclaimer"],
             }
         )
-    table = pd.DataFrame(made)
-    probabilities = [f"p_{label}" for label in CLASSES]
-    table[probabilities] = table[probabilities].astype(float).round(6)
-    return table
+    return pd.DataFrame(made)
 
 
 # What is shown
 
 
 def show_table(table: pd.DataFrame, thumbnails: list[str | None]) -> None:
+    column = st.column_config
+    probabilities = {f"p_{label}": label for label in CLASSES}
     shown = table.assign(number=range(1, len(table) + 1), image=thumbnails)
-    probability = {f"p_{label}": st.column_config.NumberColumn(label, format="percent", width=80) for label in CLASSES}
     st.dataframe(
-        shown,
+        shown.style.format("{:.1%}", subset=list(probabilities), na_rep=""),
         hide_index=True,
         row_height=44,
         column_order=["number", "image", *table.columns],
         column_config={
-            "number": st.column_config.NumberColumn("#", width=40),
-            "image": st.column_config.ImageColumn("", width=60),
-            "file": st.column_config.TextColumn("file", width=170),
-            "label": st.column_config.TextColumn("label", width=90),
-            **probability,
-            "accepted": st.column_config.CheckboxColumn("accepted", width=80),
-            "reason": st.column_config.TextColumn("reason", width=260),
-            "crop": st.column_config.TextColumn("crop", width=110),
-            "model_version": st.column_config.TextColumn("model version"),
+            "number": column.NumberColumn("#", width=40),
+            "image": column.ImageColumn("", width=60),
+            "file": column.TextColumn(width=180),
+            "label": column.TextColumn(width=90),
+            **{name: column.NumberColumn(label, width=85) for name, label in probabilities.items()},
+            "accepted": column.CheckboxColumn(width=80),
+            "reason": column.TextColumn(width=260),
+            "crop": column.TextColumn(width=110),
+            "model_version": column.TextColumn("model version"),
         },
     )
 
 
 def show_result(found, file: File, row: Mapping, look: Look, crops: dict[str, Crop]) -> None:
     """One file in full: picture, probabilities and what to make of them, or why it is not classified."""
+    show, point = _pieces(), found.metrics["operating_point"]
+    st.html(show.headline(file.name, look.size, row))
     picture, text = st.columns([10, 11], gap="large")
     with picture:
         if look.size is None:
-            st.html(_notice(["There is no picture to show."]))
+            st.html(show.notice(["There is no picture to show."]))
         else:
-            box = box_of(file, {file.key: look}, crops)
+            box = box_of(look, crops.get(file.key))
             left, top, right, bottom = box or (0, 0, *look.size)
             gray = images.to_gray(read_upload(file.content))
             shown = viewing.fit(gray[top:bottom, left:right], SHOWN_SIDE)
@@ -341,87 +330,91 @@ def show_result(found, file: File, row: Mapping, look: Look, crops: dict[str, Cr
                 st.image(shown, width="stretch")
             choose_crop(file, look, gray, crops)
     with text:
-        size = "" if look.size is None else f" · {look.size[0]} × {look.size[1]} pixels"
-        eyebrow = f'<p class="eyebrow">{html.escape(file.name)}{size}</p>'
         if row["accepted"]:
-            st.html(
-                eyebrow + _verdict(row) + _bars(row["probabilities"], found.metrics["operating_point"]["threshold"])
-            )
             record = viewing.track_record(found.predictions, max(row["probabilities"].values()))
-            st.html(_how_sure(record) + _operating_point(row, found.metrics["operating_point"]))
+            bars = show.bars(row["probabilities"], point["threshold"])
+            said = [bars, show.how_sure(record), show.operating_point(row, point)]
         else:
-            headline = "Can't be read" if row["probabilities"] is None else "Not classified: unknown input"
-            st.html(f'{eyebrow}<p class="refusal">{headline}</p>{_notice(_refusal(row), "warn")}')
-        st.html(f'<p class="said"><small>{html.escape(row["model_version"])} · {DISCLAIMER}</small></p>')
+            said = [show.refusal(row)]
+        st.html("".join([*said, show.signed(row["model_version"])]))
 
 
 @st.fragment
 def show_overlay(found, file: File, box: viewing.Box | None, shown: np.ndarray, label: str) -> None:
-    """The picture under its heat map, with opacity and class to choose; a fragment, so that only this is run again."""
+    """The picture under its heat map, with opacity and class to choose; a fragment, so that only this runs again."""
     picture = st.empty()
+    picture.image(shown, width="stretch")
+    st.html(_pieces().legend(viewing.RAMP))
     opacity = st.slider("Opacity of the heat map", 0, 100, 50, 5, format="%d%%", key="opacity")
     explained = st.segmented_control(
         "Heat map of", CLASSES, default=label, required=True, key=f"explained-{file.key}-{label}"
     )
     heat = heat_map(found, file, box, shown.shape, explained)
     picture.image(viewing.blend(shown, heat, opacity / 100), width="stretch")
-    ramp = ", ".join(f"rgb{colour}" for colour in viewing.RAMP)
-    st.html(
-        f'<div class="legend">less<span style="background: linear-gradient(90deg, {ramp})"></span>more</div>'
-        f'<p class="said"><small>Grad-CAM: where the network found what speaks for {explained}, each map scaled to its '
-        "own peak. It shows where the network looked, not where a lesion is.</small></p>"
-    )
+    st.html(_pieces().about_heat_map(explained))
 
 
 def heat_map(found, file: File, box: viewing.Box | None, shape: tuple[int, int], label: str) -> np.ndarray:
     """The heat map at the size of the picture; those of one picture are remembered."""
     picture = (found.classifier.version, file.key, box)
-    known = st.session_state.get("heat")
-    if known is None or known[0] != picture:
-        known = st.session_state.heat = (picture, {})
-    if label not in known[1]:
+    if st.session_state.get("heat", [None])[0] != picture:
+        st.session_state.heat = (picture, {})
+    known = st.session_state.heat[1]
+    if label not in known:
         with st.spinner("Asking the network where it looked"):
             heat = found.classifier.heatmap(cropped(file, box), label)
-            rows, columns = (
-                np.linspace(0, side - 1, count).round().astype(int) for side, count in zip(heat.shape, shape)
-            )
-            known[1][label] = heat[np.ix_(rows, columns)]
-    return known[1][label]
+        sides = zip(heat.shape, shape, strict=True)
+        known[label] = heat[np.ix_(*(np.linspace(0, side - 1, count).round().astype(int) for side, count in sides))]
+    return known[label]
 
 
 def choose_crop(file: File, look: Look, gray: np.ndarray, crops: dict[str, Crop]) -> None:
-    """Let the crop of a file be chosen; the choice is written to `crops` before the page runs again."""
+    """Let the crop of a file be chosen; the choice is in `crops` before the page runs again."""
     width, height = look.size
     offered = [WHOLE, BY_HAND] if look.proposal == (0, 0, width, height) else [SCAN, WHOLE, BY_HAND]
     now = crops.get(file.key, Crop(offered[0]))
-    keys = {part: f"crop-{part}-{file.key}" for part in ("how", "across", "down")}
+    left, top, right, bottom = now.box or look.proposal
+    how, across, down = (f"{part}-{file.key}" for part in ("crop", "across", "down"))
 
     def choose() -> None:
-        how = st.session_state[keys["how"]]
-        across = st.session_state.get(keys["across"], look.proposal[::2])
-        down = st.session_state.get(keys["down"], look.proposal[1::2])
-        crops[file.key] = Crop(how, _at_least(across, down, width, height) if how == BY_HAND else None)
+        state = st.session_state
+        chosen = state.get(across, (left, right)), state.get(down, (top, bottom))
+        crops[file.key] = Crop(state[how], _at_least(*chosen, width, height) if state[how] == BY_HAND else None)
 
     with st.expander("Crop to the scan", expanded=now.how == BY_HAND):
-        st.segmented_control(
-            "What is classified", offered, default=now.how, required=True, key=keys["how"], on_change=choose
-        )
+        label = "What is classified"
+        st.segmented_control(label, offered, default=now.how, required=True, key=how, on_change=choose)
         if now.how == BY_HAND:
-            left, top, right, bottom = now.box
-            st.slider("From left to right", 0, width, (left, right), key=keys["across"], on_change=choose)
-            st.slider("From top to bottom", 0, height, (top, bottom), key=keys["down"], on_change=choose)
-        box = box_of(file, {file.key: look}, crops)
+            st.slider("From left to right", 0, width, (left, right), key=across, on_change=choose)
+            st.slider("From top to bottom", 0, height, (top, bottom), key=down, on_change=choose)
+        box = box_of(look, now)
         if box is not None:
             st.image(viewing.outlined(gray, box, SHOWN_SIDE // 2), width="stretch")
-        st.html(
-            '<p class="said"><small>What is shown above is what is classified. The proposal removes black margins and '
-            "text that a black gap parts from the scan. The network was trained on images as their data set has them, "
-            "which are cropped to the scan already, some with a narrow margin: a capture of a scanner's whole screen is "
-            "unknown to it, and so is a small part of a scan.</small></p>"
-        )
+        st.html(_pieces().about_crop())
 
 
-# Below this line everything returns text or data
+# Below this line nothing is shown
+
+
+@st.cache_resource(show_spinner=False)
+def _pieces():
+    """The macros of `app.html.j2`, which escape whatever they are given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["commands"] = _commands
+    environment.globals |= {
+        "classes": CLASSES,
+        "malignant": CLASSES[MALIGNANT],
+        "disclaimer": DISCLAIMER,
+        "percent": lambda share, digits=0: f"{share:.{digits}%}",
+    }
+    return environment.get_template("app.html.j2").module
+
+
+def _commands(text: str) -> Markup:
+    """A sentence with what stands between back quotes set as a command."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped before
 
 
 def _file(name: str, content: bytes) -> File:
@@ -437,7 +430,7 @@ def _memory(name: str, files: list[File]) -> dict:
 
 
 def _at_least(across: tuple[int, int], down: tuple[int, int], width: int, height: int) -> viewing.Box:
-    """The box of two ranges, widened to `LEAST_SIDE`."""
+    """The box of two ranges, widened to `LEAST_SIDE` where the image is that large."""
 
     def widened(start: int, end: int, side: int) -> tuple[int, int]:
         start = max(0, min(start, side - LEAST_SIDE))
@@ -445,113 +438,6 @@ def _at_least(across: tuple[int, int], down: tuple[int, int], width: int, height
 
     (left, right), (top, bottom) = widened(*across, width), widened(*down, height)
     return left, top, right, bottom
-
-
-def _masthead(model: str) -> str:
-    return (
-        f'<div class="masthead"><div><h1>{TITLE}</h1><p>A DenseNet121 sorts images into {", ".join(CLASSES[:-1])} and '
-        f"{CLASSES[-1]}, with calibrated probabilities.</p></div>{model}</div>"
-    )
-
-
-def _model_line(found) -> str:
-    from pipeline import promotion
-
-    verdict, accuracy = found.gate["verdict"], found.metrics["accuracy"]
-    synthetic = found.name == promotion.SYNTHETIC_NAME
-    seen = "<br>Trained on synthetic images only: it says nothing about patients." if synthetic else ""
-    return (
-        f'<div class="model"><strong>{html.escape(found.name)}</strong> version {html.escape(found.version)} '
-        f'<span class="chip {verdict}">gate {verdict}</span><br>'
-        f"{accuracy['value']:.1%} of {accuracy['n']} test images right ({accuracy['low']:.1%} to {accuracy['high']:.1%})"
-        f"{seen}</div>"
-    )
-
-
-def _notice(lines: list[str], kind: str = "") -> str:
-    """Sentences in a frame; what stands between back quotes is a command."""
-    shown = [re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(line)) for line in lines if line]
-    return f'<div class="notice {kind}">{"".join(f"<p>{line}</p>" for line in shown)}</div>'
-
-
-def _verdict(row: Mapping) -> str:
-    probability = row["probabilities"][row["label"]]
-    return f'<p class="verdict">{row["label"].capitalize()}<small>{probability:.1%} probability</small></p>'
-
-
-def _bars(probabilities: Mapping[str, float], threshold: float) -> str:
-    rows = []
-    for label, probability in probabilities.items():
-        tick = f'<span class="tick" style="left: {threshold:.2%}"></span>' if label == CLASSES[MALIGNANT] else ""
-        rows.append(
-            f'<tr class="{"top" if probability == max(probabilities.values()) else ""}"><th scope="row">{label}</th>'
-            f'<td><span class="track"><span class="fill" style="width: {probability:.2%}; background: {COLOURS[label]}">'
-            f'</span>{tick}</span></td><td class="number">{probability:.1%}</td></tr>'
-        )
-    return (
-        f'<table class="bars">{"".join(rows)}</table>'
-        f'<p class="key"><i></i>operating point for {CLASSES[MALIGNANT]}, {threshold:.1%}</p>'
-    )
-
-
-def _how_sure(record: viewing.TrackRecord) -> str:
-    band = f"{record.above:.0%} to {record.up_to:.0%}" if record.above else f"less than {record.up_to:.0%}"
-    if not record.n:
-        return f'<p class="said">On no test image was the model about this sure ({band}), so how often it is right then is unknown.</p>'
-    share = record.right / record.n
-    return (
-        f'<p class="said">When it was about this sure ({band}) on test images, the model was right in '
-        f"<strong>{record.right} of {record.n}: {share:.0%}</strong>, 95 % interval {record.low:.0%} to {record.high:.0%}.</p>"
-        f'<span class="track"><span class="range" style="left: {record.low:.2%}; width: {record.high - record.low:.2%}">'
-        f'</span><span class="dot" style="left: {share:.2%}"></span></span>'
-        '<p class="key">Wilson interval, each test image counted as independent</p>'
-    )
-
-
-def _operating_point(row: Mapping, point: Mapping) -> str:
-    probability, threshold = row["probabilities"][CLASSES[MALIGNANT]], point["threshold"]
-    reached = probability >= threshold
-    although = ""
-    if reached and row["label"] != CLASSES[MALIGNANT]:
-        although = f", although {row['label']} is more likely"
-    elif not reached and row["label"] == CLASSES[MALIGNANT]:
-        although = f", although {row['label']} is the likeliest class"
-    found, spared = point["sensitivity"], point["specificity"]
-    return (
-        f'<p class="said">Its probability of {CLASSES[MALIGNANT]} is <strong>{"at or above" if reached else "below"} the '
-        f"operating point</strong> of {threshold:.1%}{although}."
-        f"<small>Chosen on validation images to find {point['target_sensitivity']:.0%} of the malignant ones. On test "
-        f"images it found {found['value']:.0%} of {found['n']} malignant ones ({found['low']:.0%} to {found['high']:.0%}) "
-        f"and left alone {spared['value']:.0%} of {spared['n']} others ({spared['low']:.0%} to {spared['high']:.0%})."
-        "</small></p>"
-    )
-
-
-def _refusal(row: Mapping) -> list[str]:
-    reason = row["reason"].removeprefix("image: ")
-    sentence = f"{reason[:1].upper()}{reason[1:]}."
-    if row["probabilities"] is None:
-        return [sentence]
-    return [
-        sentence,
-        "No class and no probability are given, as they would mean nothing. If this is a scan on a scanner's screen, "
-        "crop to the scan.",
-    ]
-
-
-def _rules(rules: list[Mapping]) -> str:
-    verdicts = {True: "passed", False: "failed", None: "off"}
-    rows = []
-    for rule in rules:
-        value, threshold = ("none" if rule[part] is None else f"{rule[part]:.3f}" for part in ("value", "threshold"))
-        verdict = verdicts[rule["passed"]]
-        rows.append(
-            f"<tr><td>{html.escape(rule['name'].replace('_', ' '))}</td>"
-            f'<td><span class="chip {verdict}">{verdict}</span></td><td class="number">{value}</td>'
-            f'<td class="number">{threshold}</td><td>{html.escape(rule["sentence"])}</td></tr>'
-        )
-    head = "".join(f"<th>{name}</th>" for name in ("rule", "verdict", "value", "threshold", "what was found"))
-    return f'<table class="rules"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 main()
