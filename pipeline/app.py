@@ -207,7 +207,7 @@ def show_files(found, files: list[File]) -> None:
         show_table(table, [looks[file.key].thumbnail for file in files])
         names = [f"{i}. {file.name}" for i, file in enumerate(files, start=1)]
         number = st.selectbox("Look at", range(len(files)), format_func=names.__getitem__)
-    with st.container(border=True):
+    with st.container(border=True, key="result"):
         show_result(found, files[number], rows[number], looks[files[number].key], crops)
     st.download_button(
         "Download as CSV",
@@ -274,7 +274,7 @@ def to_table(files: list[File], rows: list[dict], looks: Mapping[str, Look], cro
             {
                 "file": f"'{file.name}" if file.name.startswith(FORMULA) else file.name,
                 "label": row["label"] or "",
-                **{f"p_{label}": round(said[label], 6) for label in CLASSES},
+                **{label: round(said[label], 6) for label in CLASSES},
                 "accepted": row["accepted"],
                 "reason": row["reason"],
                 "crop": "none" if box is None else " ".join(map(str, box)),
@@ -290,10 +290,9 @@ def to_table(files: list[File], rows: list[dict], looks: Mapping[str, Look], cro
 
 def show_table(table: pd.DataFrame, thumbnails: list[str | None]) -> None:
     column = st.column_config
-    probabilities = {f"p_{label}": label for label in CLASSES}
     shown = table.assign(number=range(1, len(table) + 1), image=thumbnails)
     st.dataframe(
-        shown.style.format("{:.1%}", subset=list(probabilities), na_rep=""),
+        shown.style.format("{:.1%}", subset=list(CLASSES), na_rep=""),
         hide_index=True,
         row_height=44,
         column_order=["number", "image", *table.columns],
@@ -302,7 +301,7 @@ def show_table(table: pd.DataFrame, thumbnails: list[str | None]) -> None:
             "image": column.ImageColumn("", width=60),
             "file": column.TextColumn(width=180),
             "label": column.TextColumn(width=90),
-            **{name: column.NumberColumn(label, width=85) for name, label in probabilities.items()},
+            **{label: column.NumberColumn(width=85) for label in CLASSES},
             "accepted": column.CheckboxColumn(width=80),
             "reason": column.TextColumn(width=260),
             "crop": column.TextColumn(width=110),

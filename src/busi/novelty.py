@@ -43,7 +43,7 @@ class Novelty:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls(file["center"], file["precision"], float(file["threshold"]))
-        except (KeyError, OSError, EOFError) as error:
+        except (KeyError, OSError, EOFError, ValueError) as error:
             raise ValueError(f"{path} is not a file of novelty.Novelty: {error}") from error
 
 

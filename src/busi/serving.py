@@ -142,7 +142,7 @@ def version_of(folder: Path) -> str:
 
 
 def _load_pyfunc(path: str) -> ImageClassifier:
-    import keras  # here, so that reading this module's names costs no TensorFlow
+    from busi.backend import keras  # here, so that reading this module's names costs no TensorFlow
 
     data = Path(path)
     folder = next((parent for parent in data.parents if (parent / "MLmodel").is_file()), data)

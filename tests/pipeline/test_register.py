@@ -212,15 +212,11 @@ name = "busi-densenet121-phantom"
 model = mlflow.pyfunc.load_model(f"models:/{name}/1")
 files = json.load(open(sys.argv[1]))
 table = model.predict(pandas.DataFrame({"image": [bytes.fromhex(file) for file in files]}, index=[7, 9]))
-try:
-    model.predict(pandas.DataFrame({"image": [b"not an image"]}))
-    error = None
-except ValueError as caught:
-    error = str(caught)
+unreadable = model.predict(pandas.DataFrame({"image": [b"not an image"]})).to_dict(orient="records")
 import busi
 keras_model = mlflow.keras.load_model(f"models:/{name}/1")
 print(json.dumps({
-    "table": table.to_dict(orient="list"), "index": list(table.index), "error": error, "code": busi.__file__,
+    "table": table.to_dict(orient="list"), "index": list(table.index), "unreadable": unreadable, "code": busi.__file__,
     "shape": keras_model.input_shape, "example": len(model.input_example),
     "signature": model.metadata.signature.to_dict(),
 }))
@@ -253,9 +249,11 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
     gray = np.repeat(pixels[..., np.newaxis], 3, axis=-1).astype(np.float32)
     expected = keras.saving.load_model(keras_file).predict(gray, verbose=0)
     table = found["table"]
-    assert list(table) == [*CLASSES, "predicted", "model_version", "disclaimer"]
-    np.testing.assert_allclose(np.array([table[label] for label in CLASSES]).T, expected, atol=1e-6)
-    assert table["predicted"] == [CLASSES[row.argmax()] for row in expected]
+    assert list(table) == ["label", "probabilities", "accepted", "reason", "model_version", "disclaimer"]
+    assert [list(said) for said in table["probabilities"]] == [list(CLASSES)] * 2
+    np.testing.assert_allclose([list(said.values()) for said in table["probabilities"]], expected, atol=1e-6)
+    assert table["label"] == [CLASSES[row.argmax()] for row in expected]
+    assert (table["accepted"], table["reason"]) == ([True, True], ["", ""])
     assert table["model_version"] == ["busi-densenet121-phantom/1"] * 2
     assert table["disclaimer"] == [DISCLAIMER] * 2
     assert found["index"] == [7, 9]
@@ -263,7 +261,9 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
     assert found["shape"] == [None, 32, 32, 3]
     assert found["example"] == 1
     assert json.loads(found["signature"]["inputs"]) == [{"type": "binary", "name": "image", "required": True}]
-    assert "image 0" in found["error"]
+    [row] = found["unreadable"]
+    assert (row["label"], row["probabilities"], row["accepted"]) == (None, None, False)
+    assert row["reason"].startswith("image: not an image")
 
 
 def test_a_model_that_does_not_say_what_it_said_is_registered_and_named(folder, monkeypatch):
