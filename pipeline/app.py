@@ -326,7 +326,7 @@ def show_result(found, file: File, row: Mapping, look: Look, crops: dict[str, Cr
             if row["accepted"]:
                 show_overlay(found, file, box, shown, row["label"])
             else:
-                st.image(shown, width="stretch")
+                st.image(shown, width="stretch", output_format="PNG")
             choose_crop(file, look, gray, crops)
     with text:
         if row["accepted"]:
@@ -342,14 +342,14 @@ def show_result(found, file: File, row: Mapping, look: Look, crops: dict[str, Cr
 def show_overlay(found, file: File, box: viewing.Box | None, shown: np.ndarray, label: str) -> None:
     """The picture under its heat map, with opacity and class to choose; a fragment, so that only this runs again."""
     picture = st.empty()
-    picture.image(shown, width="stretch")
+    picture.image(shown, width="stretch", output_format="PNG")
     st.html(_pieces().legend(viewing.RAMP))
     opacity = st.slider("Opacity of the heat map", 0, 100, 50, 5, format="%d%%", key="opacity")
     explained = st.segmented_control(
         "Heat map of", CLASSES, default=label, required=True, key=f"explained-{file.key}-{label}"
     )
     heat = heat_map(found, file, box, shown.shape, explained)
-    picture.image(viewing.blend(shown, heat, opacity / 100), width="stretch")
+    picture.image(viewing.blend(shown, heat, opacity / 100), width="stretch", output_format="PNG")
     st.html(_pieces().about_heat_map(explained))
 
 
@@ -388,7 +388,7 @@ def choose_crop(file: File, look: Look, gray: np.ndarray, crops: dict[str, Crop]
             st.slider("From top to bottom", 0, height, (top, bottom), key=down, on_change=choose)
         box = box_of(look, now)
         if box is not None:
-            st.image(viewing.outlined(gray, box, SHOWN_SIDE // 2), width="stretch")
+            st.image(viewing.outlined(gray, box, SHOWN_SIDE // 2), width="stretch", output_format="PNG")
         st.html(_pieces().about_crop())
 
 
