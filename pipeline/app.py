@@ -342,7 +342,6 @@ def show_result(found, file: File, row: Mapping, look: Look, crops: dict[str, Cr
 def show_overlay(found, file: File, box: viewing.Box | None, shown: np.ndarray, label: str) -> None:
     """The picture under its heat map, with opacity and class to choose; a fragment, so that only this runs again."""
     picture = st.empty()
-    picture.image(shown, width="stretch", output_format="PNG")
     st.html(_pieces().legend(viewing.RAMP))
     opacity = st.slider("Opacity of the heat map", 0, 100, 50, 5, format="%d%%", key="opacity")
     explained = st.segmented_control(

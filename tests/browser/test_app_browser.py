@@ -128,7 +128,7 @@ def test_from_upload_to_download(page, keras_file):  # noqa: F811
     page.wait_for_selector(".bars")
     assert page.locator(".eyebrow").inner_text() == "a <b>scan</b>.png · 32 × 32 pixels"
     said = page.locator(".verdict").inner_text()
-    label, probability = re.match(r"(\w+)\s*([\d.]+)% probability", said).groups()
+    label, probability = re.match(r"([A-Z][a-z]+)\s*([\d.]+)% probability", said).groups()
 
     page.wait_for_selector(".legend")
     picture = page.locator(".st-key-result img").first

@@ -126,7 +126,7 @@ def test_an_image_that_the_model_knows_is_classified_with_all_that_belongs_to_it
     file, expected = known[0]
     text = upload(page, ("a scan.png", file))
     said, label = plain(text), max(CLASSES, key=lambda label: expected[label])
-    assert f"a scan.png · 32 × 32 pixels {label.capitalize()}{expected[label]:.1%} probability" in said
+    assert f"a scan.png · 32 × 32 pixels {label.capitalize()} {expected[label]:.1%} probability" in said
     for name in CLASSES:
         assert f"width: {expected[name]:.2%}" in text and f"{expected[name]:.1%}" in said
     assert f"{'at or above' if expected['malignant'] >= 0.4 else 'below'} the operating point of 40.0%" in said
@@ -165,7 +165,7 @@ def test_what_is_no_scan_is_refused_with_the_reason_and_nothing_else(page, downl
     page.button(key="example-landscape.png").click()
     text = seen(page)
     said = plain(text)
-    assert "landscape.png · 320 × 240 pixels Not classifiedunknown input" in said
+    assert "landscape.png · 320 × 240 pixels Not classified unknown input" in said
     assert "Unknown input: unlike the ultrasound images that the model was trained on (distance" in said
     assert 'class="bars"' not in text and not re.search("% probability|operating point of", said)
     assert "Grad-CAM" not in said and not [slider for slider in page.slider if slider.key == "opacity"]
@@ -199,7 +199,7 @@ def test_every_file_of_a_batch_has_its_row_and_a_bad_one_its_error(page, known, 
 
     page.selectbox[0].set_value(len(known))
     text = seen(page)
-    assert "Not classifiedthe file can't be read" in plain(text)
+    assert "Not classified the file can't be read" in plain(text)
     assert "Not an image, or damaged at its start; expected one whole image in PNG, JPEG, BMP or TIFF" in plain(text)
     assert "<img" not in text and "&lt;img src=x onerror=alert(1)&gt; **b** [a](http:x) \\n.png" in text
 
