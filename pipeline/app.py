@@ -313,21 +313,21 @@ def show_table(table: pd.DataFrame, thumbnails: list[str | None]) -> None:
 def show_result(found, file: File, row: Mapping, look: Look, crops: dict[str, Crop]) -> None:
     """One file in full: picture, probabilities and what to make of them, or why it is not classified."""
     show, point = _pieces(), found.metrics["operating_point"]
-    st.html(show.headline(file.name, look.size, row))
+    box = box_of(look, crops.get(file.key))
+    st.html(show.headline(file.name, look.size, box, row))
+    if look.size is None:
+        st.html(show.refusal(row) + show.signed(row["model_version"]))
+        return
     picture, text = st.columns([10, 11], gap="large")
     with picture:
-        if look.size is None:
-            st.html(show.notice(["There is no picture to show."]))
+        left, top, right, bottom = box or (0, 0, *look.size)
+        gray = images.to_gray(read_upload(file.content))
+        shown = viewing.fit(gray[top:bottom, left:right], SHOWN_SIDE)
+        if row["accepted"]:
+            show_overlay(found, file, box, shown, row["label"])
         else:
-            box = box_of(look, crops.get(file.key))
-            left, top, right, bottom = box or (0, 0, *look.size)
-            gray = images.to_gray(read_upload(file.content))
-            shown = viewing.fit(gray[top:bottom, left:right], SHOWN_SIDE)
-            if row["accepted"]:
-                show_overlay(found, file, box, shown, row["label"])
-            else:
-                st.image(shown, width="stretch", output_format="PNG")
-            choose_crop(file, look, gray, crops)
+            st.image(shown, width="stretch", output_format="PNG")
+        choose_crop(file, look, gray, crops)
     with text:
         if row["accepted"]:
             record = viewing.track_record(found.predictions, max(row["probabilities"].values()))

@@ -207,7 +207,7 @@ def test_every_file_of_a_batch_has_its_row_and_a_bad_one_its_error(page, known, 
 def test_a_screen_is_cropped_to_its_scan_and_the_crop_can_be_changed(page, downloads):
     seen(page)
     page.button(key="example-screen.png").click()
-    seen(page)
+    assert "screen.png · 320 × 260 pixels, cropped to 242 × 201" in plain(seen(page))
     assert pd.read_csv(io.BytesIO(downloads[-1])).loc[0, "crop"] == "19 39 261 240"
     proposed = picture(page)
 
