@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
-  reproduce crossval kubeflow test fuzz torture lint lock
+  app reproduce crossval kubeflow test fuzz torture lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -87,6 +87,9 @@ history: $(ENV) ## Show which version was Production when, and why
 
 verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
 	@python -m pipeline.promote verify $(if $(ALL),--all) $(MODEL_ARG)
+
+app: $(ENV) ## Start the app on the Production model (PORT=8501)
+	@python -m streamlit run pipeline/app.py --server.port $(or $(PORT),8501) -- $(MODEL_ARG)
 
 predict: $(ENV) ## Ask the Production model: make predict FILES='scan.png folder' (python -m pipeline.predict has --csv, --json)
 	@test -n "$(FILES)" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
