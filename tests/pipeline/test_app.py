@@ -194,7 +194,7 @@ def test_every_file_of_a_batch_has_its_row_and_a_bad_one_its_error(page, known, 
         assert list(row[list(CLASSES)]) == pytest.approx([expected[label] for label in CLASSES], abs=2e-6)
     bad = csv[~csv["accepted"]]
     assert bad[["label", *CLASSES]].isna().all(axis=None)
-    reasons = ["not an image", "unknown input", "expected at most 80,000,000 pixels", "50,000,001 bytes"]
+    reasons = ["not an image", "unknown input", "expected at most 25,000,000 pixels", "50,000,001 bytes"]
     assert all(reason in said for reason, said in zip(reasons, bad["reason"], strict=True)), list(bad["reason"])
 
     page.selectbox[0].set_value(len(known))

@@ -141,7 +141,7 @@ def test_oversized_images_are_refused_with_the_reason(served, tmp_path):
     assert status == 200
     assert [row["accepted"] for row in answer["predictions"]] == [False, False]
     pixels, size = (row["reason"] for row in answer["predictions"])
-    assert "expected at most 80,000,000" in pixels and "50,000,001 bytes" in size
+    assert "expected at most 25,000,000" in pixels and "50,000,001 bytes" in size
 
 
 def test_two_hundred_requests_and_four_clients_at_once_get_the_same_answers(served, known):
