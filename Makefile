@@ -23,6 +23,8 @@ help: ## List the targets
 
 env: $(ENV) ## Install the locked environment into .venv
 
+# By a Python from outside: one that clears away its own environment makes one that links to itself
+$(ENV): export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 $(ENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
 	@echo "installing the environment into .venv (about 1.5 minutes, 3 GB)"
