@@ -1,8 +1,8 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card \
-  reproduce crossval kubeflow test fuzz torture lint lock
+.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
+  app reproduce crossval kubeflow test fuzz torture lint lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -87,6 +87,16 @@ history: $(ENV) ## Show which version was Production when, and why
 
 verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
 	@python -m pipeline.promote verify $(if $(ALL),--all) $(MODEL_ARG)
+
+app: $(ENV) ## Start the app on the Production model (PORT=8501)
+	@python -m streamlit run pipeline/app.py --server.port $(or $(PORT),8501) -- $(MODEL_ARG)
+
+predict: $(ENV) ## Ask the Production model: make predict FILES='scan.png folder' (python -m pipeline.predict has --csv, --json)
+	@test -n "$(FILES)" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
+	@python -m pipeline.predict $(FILES) $(MODEL_ARG)
+
+serve: $(ENV) ## Serve the Production model over REST on this machine (PORT=5001)
+	@python -m pipeline.serve $(if $(PORT),--port $(PORT)) $(MODEL_ARG)
 
 card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)
 	@python -m pipeline.promote card $(VERSION) $(MODEL_ARG)

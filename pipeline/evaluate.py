@@ -1,35 +1,45 @@
 """Stage `evaluate`: the assembled model on the raw test images, never on features -> metrics, figures, the report.
 
-The malignant operating point is chosen on the validation images. A few test images are set aside with what the model
-says of them, for anyone to check that a copy of it still says so.
+The malignant operating point is chosen on the validation images, and so is the distance from which on an image is none
+that the model knows. A few test images are set aside with what the model says of them, for anyone to check that a copy
+of it still says so.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import precision_recall_curve
 from tqdm import tqdm
 
+from busi import figures as draw
+from busi import gallery, gate, pointing
 from busi.calibration import temper
-from busi.figures import confusion_figure, png, roc_figure, training_figure
-from busi.images import prepare, read_image
+from busi.images import prepare, read_image, to_gray
 from busi.layout import CLASSES, MALIGNANT
+from busi.manifest import lesion_masks
 from busi.metrics import (
     accuracy_by_slice,
     confusion_matrix,
     detection,
     evaluate,
+    mean_of,
     operating_point,
+    plain_share,
+    reliability,
     resamples_without_a_class,
     roc_curve,
 )
-from busi.report import render
-from busi.slices import slices_of
-from pipeline.outputs import StageError, stage, whole_file, write_csv, write_json, write_text
-from pipeline.params import Evaluate, read_params
+from busi.novelty import Novelty, describe, fit
+from busi.report import render, titled
+from busi.slices import ranges_of, slices_of
+from busi.split import deal_at_random, has_twin_in_train
+from pipeline import audit, lineage
+from pipeline.outputs import StageError, sha256, stage, whole_file, write_csv, write_json, write_text
+from pipeline.params import Evaluate, Params, read_params
 
 DATA = Path("data")
 MANIFEST = Path("artifacts/validate/manifest.csv")
@@ -44,58 +54,74 @@ PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
 FIGURES = Path("artifacts/evaluate/figures")
 PLOTS = Path("artifacts/evaluate/plots")
 REPORT = Path("artifacts/evaluate/report.html")
+NOVELTY = Path("artifacts/evaluate/novelty.npz")
 SMOKE = Path("artifacts/evaluate/smoke")
 METRICS = Path("reports/metrics.json")
 
 BATCH = 32  # images in memory at once
 SMOKE_IMAGES = 8
+KNOWN_IMAGES = 1000  # of training, at most, that an image's distance is measured to
+EXPLAINED = 100  # images that Grad-CAM is tried on, so that its time does not grow with the data set
 
 
 def main() -> None:
-    params = read_params().evaluate
+    params = read_params()
+    settings = params.evaluate
 
     require_inputs()
     run, validation, split = (json.loads(path.read_text()) for path in (RUN, VALIDATION_REPORT, SPLIT_REPORT))
     history = pd.read_csv(HISTORY)
     images = pd.read_csv(SPLIT, dtype=str, keep_default_na=False)
-    test, validated = images_of(images, "test"), images_of(images, "val")
+    test, validated, trained = (images_of(images, part) for part in ("test", "val", "train"))
+    manifest = pd.read_csv(MANIFEST).set_index("path").loc[test["path"]]
+    model = load_model(run["image_size"], settings.seed)
 
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
-    said = classify([*test["path"], *validated["path"]], run["image_size"], params.seed)
-    probabilities, on_validation = said[: len(test)], said[len(test) :]
-    metrics = {
-        **evaluate(labels, probabilities, groups, params.bootstrap, params.confidence, params.seed),
-        "operating_point": malignant_detection(test, probabilities, validated, on_validation, params),
-        "slices": sliced_accuracy(test, probabilities, params),
-        "uncalibrated": uncalibrated(labels, probabilities, groups, run["temperature"], params),
-    }
+    look, size = describe(model), run["image_size"]
+    probabilities, described = classify(look, size, test["path"].tolist())
+    on_validation, validation_described = classify(look, size, validated["path"].tolist())
+    known = trained.iloc[spread(np.arange(len(trained)), KNOWN_IMAGES)]
+    novelty = fit(classify(look, size, known["path"].tolist())[1], validation_described, settings.accepted_inputs)
+    before = temper(probabilities, 1 / run["temperature"])  # as they were without the temperature
     predicted = probabilities.argmax(axis=1)
     predictions = test.assign(predicted=np.take(CLASSES, predicted), **dict(zip(CLASSES, probabilities.T, strict=True)))
-    figures = {
-        "confusion": png(confusion_figure(confusion_matrix(labels, predicted))),
-        "roc": png(roc_figure(labels, probabilities)),
-        "training": png(training_figure(history)),
+    metrics = {
+        **evaluate(labels, probabilities, groups, settings.bootstrap, settings.confidence, settings.seed),
+        "operating_point": malignant_detection(test, probabilities, validated, on_validation, settings),
+        "slices": sliced_accuracy(test, predicted, manifest, settings),
+        "accepted_inputs": accepted_inputs(novelty, described, groups, settings),
+        "uncalibrated": calibration_of(labels, before, groups, settings),
+        **explained(model, test, manifest, settings),
+        **(audited(images, params) if settings.audit_random_split else {}),
     }
-    intervals = {
-        "confidence": params.confidence,
-        "bootstrap": params.bootstrap,
-        "groups": len(np.unique(groups)),
-        "without_a_class": resamples_without_a_class(labels, groups, params.bootstrap, params.seed),
-    }
-    report = render(metrics, intervals, predictions, figures, validation, split)
+    bins = {"before": reliability(labels, before), "after": reliability(labels, probabilities)}
+    pictures = draw_all(metrics, labels, probabilities, bins, history)
+    report = render(
+        metrics=metrics,
+        decision=gate.decide(metrics, params.register_.gate.model_dump()),
+        intervals=intervals_of(labels, groups, settings),
+        predictions=predictions,
+        figures=pictures,
+        gallery=shown(model, predictions, manifest),
+        slice_ranges=ranges_of(manifest),
+        validation=validation,
+        split=split,
+        parameters=params.model_dump(include={"split", "featurize", "train", "evaluate"})
+        | {"register.gate": params.register_.gate.model_dump()},
+        lineage=lineage.of_evaluation(params.featurize.weights) | {"model_sha256": sha256(MODEL)} | run,
+    )
 
     write_csv(PREDICTIONS, predictions)
-    write_csv(PLOTS / "confusion.csv", predictions[["label", "predicted"]].rename(columns={"label": "actual"}))
-    for index, label in enumerate(CLASSES):
-        fpr, tpr = roc_curve(labels == index, probabilities[:, index])
-        write_csv(PLOTS / f"roc_{label}.csv", pd.DataFrame({"fpr": fpr, "tpr": tpr}))
-    for name, content in figures.items():
+    write_plots(predictions, labels, probabilities, bins)
+    for name, content in pictures.items():
         with whole_file(FIGURES / f"{name}.png") as partial:
             partial.write_bytes(content)
     write_text(REPORT, report)
+    with whole_file(NOVELTY) as partial:
+        novelty.save(partial)
     set_aside(predictions)
     write_json(METRICS, metrics)
-    describe(metrics)
+    announce(metrics)
 
     # Not at the top: the import takes seconds, and what this module computes needs no tracking.
     from pipeline import tracking
@@ -117,6 +143,41 @@ def images_of(split: pd.DataFrame, part: str) -> pd.DataFrame:
     """The rows of a split's part: path, label, duplicate_group, sorted by path."""
     rows = split.loc[split["part"] == part, ["path", "label", "duplicate_group"]]
     return rows.sort_values("path", ignore_index=True)
+
+
+def load_model(size: int, seed: int):
+    """The trained model, after seeding what draws at random."""
+    # Not at the top: importing TensorFlow takes seconds, and what this module computes else needs none.
+    from busi.model import load_model, seed_everything
+
+    seed_everything(seed)
+    model = load_model(MODEL)
+    shapes = tuple(model.input_shape), tuple(model.output_shape)
+    if shapes != ((None, size, size, 3), (None, len(CLASSES))):
+        raise StageError(
+            f"{MODEL} takes {shapes[0]} and gives {shapes[1]}; {RUN} says image_size {size} and there are "
+            f"{len(CLASSES)} classes\n  the two are not of one training: run `dvc repro --force train`"
+        )
+    return model
+
+
+def classify(look: Callable, size: int, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What `novelty.describe` gives of images in `data/`, batch after batch, with progress.
+
+    Returns:
+        Probabilities, float32 (n, 3), and descriptions, float32 (n, F).
+    """
+    batches = map(look, batches_of(paths, size, BATCH, "evaluate"))
+    return tuple(np.concatenate(columns) for columns in zip(*batches, strict=True))
+
+
+def batches_of(paths: list[str], size: int, at_once: int, what: str) -> Iterator[np.ndarray]:
+    """The pixels of images in `data/`, uint8 (b, size, size, 3), with progress."""
+    with tqdm(total=len(paths), desc=what, unit="image") as progress:
+        for start in range(0, len(paths), at_once):
+            batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + at_once]]
+            yield np.stack(batch)
+            progress.update(len(batch))
 
 
 def malignant_detection(
@@ -147,28 +208,150 @@ def malignant_detection(
     }
 
 
-def sliced_accuracy(test: pd.DataFrame, probabilities: np.ndarray, params: Evaluate) -> dict:
+def sliced_accuracy(test: pd.DataFrame, predicted: np.ndarray, manifest: pd.DataFrame, params: Evaluate) -> dict:
     """Accuracy in the slices that the manifest allows."""
-    manifest = pd.read_csv(MANIFEST).set_index("path").loc[test["path"]]
-    right = np.take(CLASSES, probabilities.argmax(axis=1)) == test["label"].to_numpy()
+    right = np.take(CLASSES, predicted) == test["label"].to_numpy()
     groups = test["duplicate_group"].to_numpy()
     return accuracy_by_slice(right, slices_of(manifest), groups, params.bootstrap, params.confidence, params.seed)
 
 
-def uncalibrated(
-    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, temperature: float, params: Evaluate
-) -> dict:
-    """What calibration is measured by, of the probabilities as they were without the temperature."""
-    before = temper(probabilities, 1 / temperature)
-    found = evaluate(labels, before, groups, params.bootstrap, params.confidence, params.seed)
+def calibration_of(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, params: Evaluate) -> dict:
+    """What calibration is measured by."""
+    found = evaluate(labels, probabilities, groups, params.bootstrap, params.confidence, params.seed)
     return {name: found[name] for name in ("expected_calibration_error", "brier_score")}
+
+
+def accepted_inputs(novelty: Novelty, described: np.ndarray, groups: np.ndarray, params: Evaluate) -> dict:
+    """The share of the test images that are not refused as unknown, and the threshold, chosen on validation."""
+    accepted = novelty.distance(described) <= novelty.threshold
+    found = mean_of(accepted, groups, params.bootstrap, params.confidence, params.seed)
+    return {**found, "threshold": round(novelty.threshold, 3)}
+
+
+def explained(model, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluate) -> dict:
+    """How often Grad-CAM of the true class points at the lesion, and whether random weights would do as well.
+
+    Over `EXPLAINED` test images with a lesion at most, or over any where the data set has no masks; then there is only
+    a rank correlation. What can't be measured is left out.
+    """
+    from busi.explain import evidence, randomised
+
+    with_lesion = np.flatnonzero(manifest["lesion_fraction"] > 0)
+    chosen = test.iloc[spread(with_lesion if len(with_lesion) else np.arange(len(test)), EXPLAINED)]
+    learned, random = (
+        heat_maps(evidence, one, chosen["path"].tolist(), chosen["label"].tolist(), what)
+        for one, what in ((model, "grad-cam"), (randomised(model, params.seed), "grad-cam, random weights"))
+    )
+
+    def mean(values: list, of: np.ndarray | slice = slice(None)) -> dict:
+        groups = chosen["duplicate_group"].to_numpy()[of]
+        return mean_of(np.array(values)[of], groups, params.bootstrap, params.confidence, params.seed)
+
+    correlations = [pointing.rank_correlation(*maps) for maps in zip(learned, random, strict=True)]
+    varied = np.isfinite(correlations)
+    against = {"rank_correlation": mean(correlations, varied)} if varied.any() else {}
+    if not len(with_lesion):
+        return {"randomised_weights": against} if against else {}
+    hits, noise_hits, shares, centred = [], [], [], []
+    for heat, noise, lesion in zip(learned, random, map(lesion_masks(DATA), chosen["path"]), strict=True):
+        hits.append(pointing.points_at(heat, lesion))
+        noise_hits.append(pointing.points_at(noise, lesion))
+        shares.append(lesion.mean())
+        centred.append(pointing.is_centred(lesion))
+    return {
+        "pointing_game": {**mean(hits), "chance": mean(shares), "centre": mean(centred)},
+        "randomised_weights": {"pointing_game": mean(noise_hits), **against},
+    }
+
+
+def heat_maps(function: Callable, model, paths: list[str], classes: list[str], what: str) -> np.ndarray:
+    """A function of `busi.explain` over one class for each image, float32 (n, h, w), with progress."""
+    pixels = np.concatenate(list(batches_of(paths, model.input_shape[1], BATCH, what)))
+    return function(model, pixels, np.array([CLASSES.index(label) for label in classes]))
+
+
+def shown(model, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:
+    """The pictures of the gallery: for each kind of `gallery.choose`, rows as `report.render` takes them."""
+    from busi.explain import grad_cam
+
+    chosen, lesion_of = gallery.choose(predictions), lesion_masks(DATA)
+    rows = predictions.iloc[[place for places in chosen.values() for place in places]]
+    heats = iter(heat_maps(grad_cam, model, rows["path"].tolist(), rows["predicted"].tolist(), "gallery"))
+    entries: dict[str, list[dict]] = {kind: [] for kind in chosen}
+    for kind, places in chosen.items():
+        for place in places:
+            row, heat = predictions.iloc[place].to_dict(), next(heats)
+            gray = to_gray(read_image(DATA / row["path"]))
+            lesion = lesion_of(row["path"]) if manifest["lesion_fraction"].iloc[place] > 0 else None
+            drawn = {"image": gallery.picture(gray), "overlay": gallery.overlay(gray, heat, lesion)}
+            entries[kind].append(row | drawn | {"outlined": lesion is not None, "empty": not heat.any()})
+    return entries
+
+
+def audited(images: pd.DataFrame, params: Params) -> dict:
+    """The accuracy that a plain random split of the same images would have claimed, by a training of its own."""
+    dealt = deal_at_random(images, params.evaluate.seed)
+    test, twins = images_of(dealt, "test"), has_twin_in_train(dealt)
+    model = audit.train_on(dealt, DATA, params)
+    said, _ = classify(describe(model), model.input_shape[1], test["path"].tolist())
+    right = np.take(CLASSES, said.argmax(axis=1)) == test["label"].to_numpy()
+
+    def share(of: np.ndarray) -> dict:
+        return plain_share(int(right[of].sum()), int(of.sum()), params.evaluate.confidence)
+
+    found = {"accuracy": share(np.ones_like(twins)), "with_twin": share(twins), "without_twin": share(~twins)}
+    return {"random_split_audit": found}
+
+
+def draw_all(
+    metrics: dict, labels: np.ndarray, probabilities: np.ndarray, bins: dict[str, pd.DataFrame], history: pd.DataFrame
+) -> dict[str, bytes]:
+    """Every figure as a PNG file, by name."""
+    point, measures = metrics["operating_point"], ("expected_calibration_error", "brier_score")
+    errors = {
+        "before": tuple(metrics["uncalibrated"][name] for name in measures),
+        "after": tuple(metrics[name] for name in measures),
+    }
+    drawn = {
+        "confusion": draw.confusion_figure(confusion_matrix(labels, probabilities.argmax(axis=1))),
+        "roc": draw.roc_figure(labels, probabilities, point),
+        "precision_recall": draw.precision_recall_figure(labels, probabilities, point),
+        "reliability": draw.reliability_figure(bins["before"], bins["after"], errors),
+        "slices": draw.slices_figure(titled(metrics["slices"]), metrics["accuracy"], gate.SLICE_IMAGES),
+        "training": draw.training_figure(history),
+    }
+    return {name: draw.png(figure) for name, figure in drawn.items()}
+
+
+def write_plots(
+    predictions: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray, bins: dict[str, pd.DataFrame]
+) -> None:
+    """Write the points of the figures, for `dvc plots`."""
+    write_csv(PLOTS / "confusion.csv", predictions[["label", "predicted"]].rename(columns={"label": "actual"}))
+    for index, label in enumerate(CLASSES):
+        positive, scores = labels == index, probabilities[:, index]
+        fpr, tpr = roc_curve(positive, scores)
+        write_csv(PLOTS / f"roc_{label}.csv", pd.DataFrame({"fpr": fpr, "tpr": tpr}))
+        precision, recall, _ = precision_recall_curve(positive, scores)
+        write_csv(PLOTS / f"pr_{label}.csv", pd.DataFrame({"recall": recall, "precision": precision}))
+    for name, table in bins.items():
+        write_csv(PLOTS / f"reliability_{name}.csv", table)
+
+
+def intervals_of(labels: np.ndarray, groups: np.ndarray, params: Evaluate) -> dict:
+    """How the intervals were made, for the report."""
+    return {
+        "confidence": params.confidence,
+        "bootstrap": params.bootstrap,
+        "groups": len(np.unique(groups)),
+        "without_a_class": resamples_without_a_class(labels, groups, params.bootstrap, params.seed),
+    }
 
 
 def set_aside(predictions: pd.DataFrame) -> None:
     """Copy some test images, spread over the classes, beside what the model says of them: `smoke.json`."""
-    chosen = np.unique(np.linspace(0, len(predictions) - 1, SMOKE_IMAGES).astype(int))
     expected = []
-    for row in predictions.iloc[chosen].to_dict(orient="records"):
+    for row in predictions.iloc[spread(np.arange(len(predictions)), SMOKE_IMAGES)].to_dict(orient="records"):
         content = (DATA / row["path"]).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         with whole_file(SMOKE / f"{digest}.image") as partial:
@@ -177,37 +360,23 @@ def set_aside(predictions: pd.DataFrame) -> None:
     write_json(SMOKE / "smoke.json", expected)
 
 
-def classify(paths: list[str], size: int, seed: int) -> np.ndarray:
-    """The saved model's probabilities, float32 (n, 3), of images in `data/`, batch after batch, with progress."""
-    # Not at the top: importing TensorFlow takes seconds, and what this module computes else needs none.
-    from busi.model import load_model, predict, seed_everything
-
-    seed_everything(seed)
-    model = load_model(MODEL)
-    shapes = tuple(model.input_shape), tuple(model.output_shape)
-    if shapes != ((None, size, size, 3), (None, len(CLASSES))):
-        raise StageError(
-            f"{MODEL} takes {shapes[0]} and gives {shapes[1]}; {RUN} says image_size {size} and there are "
-            f"{len(CLASSES)} classes\n  the two are not of one training: run `dvc repro --force train`"
-        )
-
-    def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(paths), BATCH):
-            batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + BATCH]]
-            yield np.stack(batch)
-            progress.update(len(batch))
-
-    with tqdm(total=len(paths), desc="evaluate", unit="image") as progress:
-        return np.concatenate(list(predict(model, batches())))
+def spread(items: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the items, evenly spaced from the first to the last."""
+    return items[np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
 
 
-def describe(metrics: dict) -> None:
+def announce(metrics: dict) -> None:
     """Print the metrics that the gate looks at, and where the report is."""
     rows = {"accuracy": metrics["accuracy"], "macro AUROC": metrics["auroc_macro"]}
     rows |= {f"{label} sensitivity": metrics["per_class"][label]["sensitivity"] for label in CLASSES}
     point = metrics["operating_point"]
     rows[f"malignant at p ≥ {point['threshold']:.2f}"] = point["sensitivity"]
     rows["calibration error"] = metrics["expected_calibration_error"]
+    rows["accepted as known"] = metrics["accepted_inputs"]
+    if "pointing_game" in metrics:
+        rows["points at the lesion"] = metrics["pointing_game"]
+    if "random_split_audit" in metrics:
+        rows["random split's claim"] = metrics["random_split_audit"]["accuracy"]
     for name, metric in rows.items():
         print(f"{name:<22} {metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f}), n = {metric['n']}")
     print(f"report: {REPORT.as_posix()}")

@@ -58,15 +58,27 @@ def collect(weights: str) -> dict[str, str]:
         "params_md5": md5(PARAMS),
         "dvc_lock_md5": lock_md5(LOCK_FILE),
         "weights": weights,
-        "weights_md5": "none" if weights == "none" else md5(_weights_file(weights)),
+        "weights_md5": _weights_md5(weights),
         "packages": packages(),
+    }
+
+
+def of_evaluation(weights: str) -> dict[str, str]:
+    """The part of the lineage that is a function of what stage `evaluate` declares, so that its report may show it."""
+    return {
+        "data_set": dataset()["name"],
+        "data_source": str(dataset().get("source", NOT_RECORDED)),
+        "data_md5": _data_md5(),
+        "split_md5": md5(SPLIT),
+        "weights": weights,
+        "weights_md5": _weights_md5(weights),
+        "packages": _locked(),
     }
 
 
 def packages() -> str:
     """`name version, ...` of Python and of the packages that decide what comes out."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    return ", ".join([f"python {platform.python_version()}", *versions])
+    return f"python {platform.python_version()}, {_locked()}"
 
 
 def uncommitted() -> str:
@@ -141,6 +153,11 @@ def without_credentials(url: str) -> str:
     return f"{scheme}://{kept}{host}{slash}{path.partition('?')[0]}"
 
 
+def _locked() -> str:
+    """Those of the packages, which requirements.lock decides; it leaves Python open."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+
+
 def _code() -> dict[str, str]:
     inside = _git("rev-parse", "--show-toplevel")
     if inside is None or Path(inside).resolve() != Path.cwd().resolve():
@@ -185,12 +202,16 @@ def _git(*arguments: str, environment: Mapping[str, str] | None = None) -> str |
 
 
 def _data_md5() -> str:
+    """The md5 that DVC gives `data/`, as `data.dvc` has it."""
     if not DATA_FILE.is_file():
         return NOT_RECORDED
     outs = (yaml.safe_load(DATA_FILE.read_text(encoding="utf-8")) or {}).get("outs") or [{}]
     return str(outs[0].get("md5", NOT_RECORDED))
 
 
-def _weights_file(weights: str) -> Path:
+def _weights_md5(weights: str) -> str:
+    """The md5 of a file under `weights/`, or `none` for random weights."""
+    if weights == "none":
+        return "none"
     path = Path(weights)
-    return path if path.parts[0] == "weights" else Path("weights") / path
+    return md5(path if path.parts[0] == "weights" else Path("weights") / path)

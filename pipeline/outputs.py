@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and the one way a stage ends with an error.
+"""Outputs that appear whole or not at all, how long a stage took, and the one way a stage ends with an error.
 
 Every writer here writes beside the target and renames, so a killed process leaves the old file or the new one
 and never half of one.
@@ -16,10 +16,14 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
+
+STAGES = ("validate", "split", "featurize", "train", "evaluate", "register")  # those of dvc.yaml
+TIMINGS = Path(".cache/timings")  # not beside the outputs: a time is a function of no input
 
 OUTSIDE = 75  # exit code, EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
@@ -43,8 +47,9 @@ def stage(name: str) -> Iterator[None]:
 
     An `Outside` ends it with `OUTSIDE`, so that the flow knows what is worth another try. Ctrl-C, SIGTERM and SIGHUP
     end it with `INTERRUPTED`, after everything on the way out has cleaned up. Errors of other types are bugs and keep
-    their traceback.
+    their traceback. How long one of `STAGES` took is left in `TIMINGS`.
     """
+    started = time.monotonic()
     if threading.current_thread() is threading.main_thread():  # only there can it be said
         for ending in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(ending) is signal.SIG_DFL:  # not under nohup
@@ -53,6 +58,8 @@ def stage(name: str) -> Iterator[None]:
         _end_with_parent()
     try:
         yield
+        if name in STAGES:
+            write_json(TIMINGS / f"{name}.json", {"seconds": round(time.monotonic() - started, 1)})
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; nothing half done is kept, and the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -64,6 +71,12 @@ def stage(name: str) -> Iterator[None]:
             text = f"{error.filename} not found\n  the stages before write it: dvc repro"
         print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(OUTSIDE if isinstance(error, Outside) else 1)
+
+
+def seconds_of(stages: Iterable[str]) -> dict[str, float]:
+    """How long each stage took when it last ran here, without the start of Python; one that never did is left out."""
+    files = {name: TIMINGS / f"{name}.json" for name in stages}
+    return {name: json.loads(file.read_text())["seconds"] for name, file in files.items() if file.is_file()}
 
 
 @contextlib.contextmanager

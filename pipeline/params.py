@@ -105,6 +105,8 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Fraction
     target_sensitivity: Fraction
+    accepted_inputs: Annotated[float, Field(gt=0, le=1)]
+    audit_random_split: bool
     seed: Seed
 
 

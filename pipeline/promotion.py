@@ -11,6 +11,7 @@ entry, `promoting.ID` a note. Both are the same JSON:
      "verdict", "overridden": names of checks, "reason"}
 """
 
+import contextlib
 import datetime
 import getpass
 import json
@@ -22,7 +23,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -491,6 +492,24 @@ def verified_production(name: str) -> str:
         lines = [f"  {check['name']}: {check['sentence']}" for check in wrong]
         raise StageError("\n".join([f"{name} version {number} is not served", *lines]))
     return f"models:/{name}/{number}"
+
+
+@contextlib.contextmanager
+def production_files(name: str) -> Iterator[tuple[ModelVersion, Path]]:
+    """The Production version and a copy of its files for the length of a block, after `verify`; for what serves it.
+
+    The checksums are those of the copy itself, so what is loaded from it is what was registered.
+
+    Raises:
+        StageError: there is no Production version, or something does not agree.
+    """
+    verified_production(name)
+    version = _production(name)
+    with tracking.files_of(version) as files:
+        check = unaltered(version, files)
+        if not check["passed"]:
+            raise StageError(f"{name} version {version.version} is not served\n  {check['sentence']}")
+        yield version, files
 
 
 def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> dict:

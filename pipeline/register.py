@@ -14,10 +14,11 @@ import pandas as pd
 
 from busi import card, gate
 from pipeline import lineage, promotion, tracking
-from pipeline.outputs import StageError, sha256, stage, write_json, write_text
+from pipeline.outputs import STAGES, StageError, seconds_of, sha256, stage, write_json, write_text
 from pipeline.params import Params, read_params
 
 MODEL = Path("artifacts/train/model.keras")
+NOVELTY = Path("artifacts/evaluate/novelty.npz")
 HISTORY = Path("artifacts/train/history.csv")
 RUN = Path("artifacts/train/run.json")
 PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
@@ -80,6 +81,7 @@ def ensure_registered(params: Params) -> dict:
             name=name,
             key=key,
             keras_file=MODEL,
+            novelty_file=_made(NOVELTY),
             evidence={
                 "model_card.md": model_card,
                 "gate.json": _json(decision),
@@ -131,6 +133,7 @@ def _complete_run(params: Params, metrics: Mapping, data: Mapping) -> tracking.R
     if not run.is_training_logged():
         run.log_training(params.of_training(), pd.read_csv(_made(HISTORY)))
     run.log_evaluation(metrics, EVALUATED)
+    run.log_seconds(seconds_of(STAGES[: STAGES.index("register")]))  # this one's own time is not known yet
     run.finish()
     return run
 

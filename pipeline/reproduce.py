@@ -1,8 +1,9 @@
 """Rebuild a registered version from what it says of itself, and say whether the same comes out.
 
 `python -m pipeline.reproduce VERSION`: a scratch worktree under `.cache/reproduce/` at the version's commit, with what
-was uncommitted then and the version's data; there every stage of `dvc repro` runs anew, with a store of its own. Then
-metrics and predictions are compared with those that were registered. The working tree and its store are only read.
+was uncommitted then and the version's data; there `dvc repro evaluate` runs every stage up to that one anew, with a
+store of its own. Then metrics and predictions, of which the verdict is a function, are compared with those that were
+registered. The working tree and its store are only read.
 """
 
 import io
@@ -57,7 +58,7 @@ def main(
         bring_data(tree, chosen.tags)
         for note in changed_packages(chosen.tags.get("packages", "")):
             typer.echo(f"note: {note}")
-        run(tree, "dvc", "repro", "--force", "--no-run-cache")
+        run(tree, "dvc", "repro", "--force", "--no-run-cache", "evaluate")
         differences = compare(registered, tree)
         same_file = sha256(tree / MODEL) == chosen.tags.get("model_sha256")
         typer.echo(f"model file: {'the same bytes' if same_file else 'other bytes'}")
@@ -128,8 +129,10 @@ def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
 
 def compare(registered: Mapping[str, str], tree: Path) -> list[str]:
     """Where the rebuilt metrics and predictions differ from the registered ones; empty when they do not."""
+    from pipeline import tracking
+
     before, after = json.loads(registered["metrics.json"]), json.loads((tree / METRICS).read_text(encoding="utf-8"))
-    before, after = flat(before), flat(after)
+    before, after = tracking.flat(before), tracking.flat(after)
     differences = [
         f"{name}: registered {before.get(name, 'missing')}, rebuilt {after.get(name, 'missing')}"
         for name in sorted(before.keys() | after.keys())
@@ -149,13 +152,6 @@ def describe_predictions(registered: str, rebuilt: str) -> str:
     other = int((before["predicted"] != after["predicted"]).sum())
     gap = float((before[list(CLASSES)] - after[list(CLASSES)]).abs().to_numpy().max())
     return f"predictions: {other} of {len(before)} images in another class, probabilities differ by up to {gap:.2g}"
-
-
-def flat(values: Mapping, prefix: str = "") -> dict[str, object]:
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def changed_packages(recorded: str) -> list[str]:

@@ -18,7 +18,9 @@ def main(uri: str, folder: Path) -> None:
     files = [(folder / f"{row['sha256']}.image").read_bytes() for row in expected]
     said = mlflow.pyfunc.load_model(uri).predict(pd.DataFrame({"image": files}))
     labels = sorted(set(expected[0]) - {"path", "sha256"})
-    gaps = [abs(said[label].iloc[i] - row[label]) for i, row in enumerate(expected) for label in labels]
+    # Versions of the first format have a column for each class
+    given = list(said["probabilities"]) if "probabilities" in said else said[labels].to_dict(orient="records")
+    gaps = [abs(given[i][label] - row[label]) for i, row in enumerate(expected) for label in labels]
     version = str(said["model_version"].iloc[0])
     print(json.dumps({"images": len(files), "largest_difference": float(max(gaps)), "version": version}))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from busi import DISCLAIMER, gate
 from pipeline import lineage, register
-from pipeline.outputs import stage
+from pipeline.outputs import STAGES, seconds_of, stage
 from pipeline.params import read_params
 
 REPORT = Path("artifacts/evaluate/report.html")
@@ -37,6 +37,8 @@ def main() -> None:
     print(f"report     {REPORT}")
     if DATA_DOCS.is_file():  # not a declared output, so neither pulled nor restored
         print(f"data docs  {DATA_DOCS}")
+    if seconds := seconds_of(STAGES):
+        print(f"seconds    {', '.join(f'{name} {took:.0f}' for name, took in seconds.items())}, when each last ran")
     override = "" if decision["verdict"] == gate.PASSED else " REASON='...'"
     promote = f"make promote VERSION={receipt['version']}{override}"
     print("\nnext")

@@ -24,8 +24,7 @@ import pandas as pd
 from PIL import Image
 
 from busi import DISCLAIMER
-from busi.layout import CLASSES
-from busi.serving import IMAGE_COLUMN, MODEL_FILE, TEXT_COLUMNS
+from busi.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
 from pipeline import ROOT
 from pipeline.outputs import Outside, StageError, scratch, sha256
 
@@ -53,7 +52,8 @@ from mlflow.entities import (  # noqa: E402
 from mlflow.entities.model_registry import ModelVersion  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import Model, ModelSignature  # noqa: E402
-from mlflow.types import ColSpec, Schema  # noqa: E402
+from mlflow.types import ColSpec, DataType, Schema  # noqa: E402
+from mlflow.types.schema import Map as MapType  # noqa: E402
 from sqlalchemy.exc import OperationalError, SQLAlchemyError  # noqa: E402
 
 EXPERIMENT = "busi-densenet121"
@@ -160,7 +160,7 @@ class Run:
         """
         with store_errors():
             known = self.client.get_run(self.id).data.params
-            values = {name: str(value) for name, value in _flat(params).items()}
+            values = {name: str(value) for name, value in flat(params).items()}
             new = [Param(name, value) for name, value in values.items() if name not in known]
             since = {name: value for name, value in values.items() if known.get(name, value) != value}
             tags = [RunTag("busi.params_since", json.dumps(since, sort_keys=True))] if since else []
@@ -225,6 +225,13 @@ class Run:
                 else:
                     self.client.log_artifact(self.id, str(path), "evaluate")
         self.set_tags({f"{LOGGED_TAG}evaluate": digest})  # last: a killed stage logs again
+
+    def log_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Log how long stages took, as `seconds/...`; a time that is there already is left alone."""
+        with store_errors():
+            known, now = self.client.get_run(self.id).data.metrics, _milliseconds()
+            points = [Metric(f"seconds/{name}", float(value), now, 0) for name, value in seconds.items()]
+            self.client.log_batch(self.id, metrics=[point for point in points if point.key not in known])
 
     def log_data_set(self, name: str, digest: str, source: str) -> None:
         """Log what was trained on as the run's input, which the UI shows and searches; digest is DVC's md5."""
@@ -302,19 +309,27 @@ def run_name(data_set: str, key: str) -> str:
     return f"{data_set}-{key[:8]}"
 
 
+def flat(values: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one, under dotted names."""
+    found = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def flat_metrics(metrics: Mapping) -> dict[str, float]:
     """Flatten `metrics.json` into MLflow's names: `accuracy`, `accuracy_low`, `malignant/sensitivity`, ...
 
     The counts `n` are left to the file.
     """
-    flat = {}
-    for name, found in _flat(metrics).items():
+    named = {}
+    for name, found in flat(metrics).items():
         path = [part for part in name.split(".") if part != "per_class"]
         last = path.pop()
         if last == "n" or isinstance(found, bool) or not isinstance(found, Real):
             continue
-        flat["/".join(path) + ("" if last == "value" else f"_{last}") if path else last] = float(found)
-    return flat
+        named["/".join(path) + ("" if last == "value" else f"_{last}") if path else last] = float(found)
+    return named
 
 
 # Registered versions. `connect` comes first, once a process: it makes what is missing and takes the lock for it, which
@@ -336,6 +351,7 @@ def register_version(
     name: str,
     key: str,
     keras_file: Path,
+    novelty_file: Path,
     evidence: Mapping[str, str],
     tags: Mapping[str, str],
     description: str,
@@ -351,6 +367,7 @@ def register_version(
         name: the registered model.
         key: what makes two registrations the same one.
         keras_file: the model, copied byte for byte.
+        novelty_file: what tells an unknown input, likewise.
         evidence: file name to text, stored beside the model.
         tags: tags of the version.
         description: Markdown, at most `DESCRIPTION_LIMIT` characters.
@@ -363,7 +380,7 @@ def register_version(
             _experiment(client), name=name, source_run_id=run.id, tags={REGISTRATION_TAG: key}
         )
         if not _is_complete(client, model):
-            _upload(run, model, keras_file, evidence)
+            _upload(run, model, keras_file, novelty_file, evidence)
         version = _version_of(client, model, name, key)
         if version is None:
             files = client.get_logged_model(model.model_id).tags[FILES_TAG]
@@ -486,6 +503,12 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
         yield Path(path)
 
 
+def load_classifier(files: Path):
+    """The `busi.serving.ImageClassifier` in a copy of a version's files, as `files_of` makes it."""
+    with store_errors():
+        return mlflow.pyfunc.load_model(str(files)).get_raw_model()
+
+
 def smoke_images(version: ModelVersion, folder: Path) -> Path:
     """Copy the test images that were set aside at evaluation, and what is expected of them, into `folder`."""
     with store_errors():
@@ -562,10 +585,10 @@ def _is_complete(client: mlflow.MlflowClient, model: LoggedModel) -> bool:
     return any(file.path == "MLmodel" for file in client.list_logged_model_artifacts(model.model_id))
 
 
-def _upload(run: Run, model: LoggedModel, keras_file: Path, evidence: Mapping[str, str]) -> None:
+def _upload(run: Run, model: LoggedModel, keras_file: Path, novelty_file: Path, evidence: Mapping[str, str]) -> None:
     shutil.rmtree(WORKPLACE, ignore_errors=True)  # of a killed process; the lock keeps living ones apart
     try:
-        write_model(WORKPLACE / "model", keras_file, model.model_id, run.id, model.artifact_location)
+        write_model(WORKPLACE / "model", keras_file, novelty_file, model.model_id, run.id, model.artifact_location)
         for file, text in evidence.items():
             (WORKPLACE / "model" / file).write_text(text, encoding="utf-8", newline="\n")
         listed = WORKPLACE / "model" / CHECKSUMS
@@ -591,7 +614,9 @@ def _create_version(run: Run, model: LoggedModel, name: str, tags: Mapping[str, 
 # The logged model
 
 
-def write_model(folder: Path, keras_file: Path, model_id: str | None, run_id: str | None, location: str) -> None:
+def write_model(
+    folder: Path, keras_file: Path, novelty_file: Path, model_id: str | None, run_id: str | None, location: str
+) -> None:
     """Write one MLflow model with two flavours: `keras` for the network, `python_function` for image files.
 
     Both read the same file, a byte-for-byte copy of `keras_file`; nothing is loaded, so this costs no TensorFlow.
@@ -608,6 +633,7 @@ def write_model(folder: Path, keras_file: Path, model_id: str | None, run_id: st
     data = folder.with_name("keras")
     data.mkdir(parents=True)
     shutil.copyfile(keras_file, data / MODEL_FILE)
+    shutil.copyfile(novelty_file, data / NOVELTY_FILE)
     (data / "keras_module.txt").write_text("keras")
     source = folder.with_name("code") / "busi"
     shutil.copytree(ROOT / "src" / "busi", source, ignore=shutil.ignore_patterns("__pycache__"))
@@ -625,8 +651,13 @@ def write_model(folder: Path, keras_file: Path, model_id: str | None, run_id: st
 
 
 def signature() -> ModelSignature:
-    """Image files in, probabilities and text out, as `busi.serving` has them."""
-    outputs = [*(ColSpec("double", name) for name in CLASSES), *(ColSpec("string", name) for name in TEXT_COLUMNS)]
+    """Image files in, and out what `busi.serving` says of each."""
+    outputs = [
+        ColSpec("string", "label", required=False),
+        ColSpec(MapType(DataType.double), "probabilities", required=False),
+        ColSpec("boolean", "accepted"),
+        *(ColSpec("string", name) for name in ("reason", "model_version", "disclaimer")),
+    ]
     return ModelSignature(inputs=Schema([ColSpec("binary", IMAGE_COLUMN)]), outputs=Schema(outputs))
 
 
@@ -710,16 +741,6 @@ def _epoch_metric(name: str) -> str:
     if name == "learning_rate":
         return name
     return f"val/{name.removeprefix('val_')}" if name.startswith("val_") else f"train/{name}"
-
-
-def _flat(values: Mapping, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _version(package: str) -> str:

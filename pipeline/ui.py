@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from pipeline import tracking
 from pipeline.outputs import StageError, stage
@@ -42,7 +43,7 @@ def main() -> None:
             start_new_session=True,  # the server has workers of its own; they are ended together, and by us alone
         )
     try:
-        _wait_until_up(server, port)
+        wait_until_up(server, port, LOG)
         address = f"http://{HOST}:{port}"
         print(f"MLflow UI on {uri}: {address}  (Ctrl-C ends it)")
         print(f"  runs      {address}/#/experiments/{experiment}/runs?workflowType=machine_learning")
@@ -52,7 +53,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nended")
     finally:
-        _end(server)
+        end(server)
 
 
 def choose_port(wanted: str | None) -> int:
@@ -79,11 +80,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _wait_until_up(server: subprocess.Popen, port: int) -> None:
+def wait_until_up(server: subprocess.Popen, port: int, log: Path) -> None:
+    """Return once a server answers at `/health`; `log` is where it writes."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise StageError(f"the MLflow server did not start\n  {LOG} has its own message")
+            raise StageError(f"the MLflow server did not start\n  {log} has its own message")
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
                 return
@@ -92,7 +94,8 @@ def _wait_until_up(server: subprocess.Popen, port: int) -> None:
     raise StageError(f"the MLflow server did not answer within {START_SECONDS} s")
 
 
-def _end(server: subprocess.Popen) -> None:
+def end(server: subprocess.Popen) -> None:
+    """End a server that leads a session of its own, with its workers."""
     for ending in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, ending)

@@ -28,6 +28,12 @@ class FileName(NamedTuple):
     mask: int | None
 
 
+# A registered model: the column of image files that it takes, and its files
+IMAGE_COLUMN = "image"
+MODEL_FILE = "model.keras"
+NOVELTY_FILE = "novelty.npz"
+
+
 def parse_name(name: str) -> FileName | None:
     """Take a bare file name apart; None when its suffix is not one of an image.
 

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -91,6 +91,19 @@ def build_manifest(folder: Path, workers: int | None = None) -> tuple[pd.DataFra
     table["duplicate_group"] = [f"g{number:04d}" for number in pd.factorize(groups)[0] + 1]
     table["label_conflict"] = table.groupby("duplicate_group")["label"].transform("nunique") > 1
     return table.astype({"annotated": bool, "label_conflict": bool, "lesion_fraction": float}), sorted(problems)
+
+
+def lesion_masks(folder: Path) -> Callable[[str], np.ndarray | None]:
+    """A function from the path of an image, as in the manifest, to what `lesion_fraction` is the share of.
+
+    That is the union of the image's masks of its own size, bool (height, width), or None where there is none.
+    """
+    images = {f"{image.label}/{image.name}": image for image in _list_images(folder)[0]}
+
+    def lesion(path: str) -> np.ndarray | None:
+        return _union(folder, images[path], read_image(folder / path))[0]
+
+    return lesion
 
 
 def audit_table(
@@ -257,19 +270,8 @@ def _measure(folder: Path, image: _Image) -> tuple[dict | None, np.ndarray | Non
     picture, reason = _try_read(folder / path)
     if picture is None:
         problems.append(Problem(path, "unreadable_image", reason))
-    union, misfits = None, []
-    for name in image.masks:
-        mask, reason = _try_read(folder / image.label / name)
-        if mask is None:
-            problems.append(Problem(f"{image.label}/{name}", "unreadable_mask", reason))
-        elif picture is not None and mask.size != picture.size:
-            expected = f"expected {picture.width} x {picture.height} as its image"
-            misfits.append((f"{image.label}/{name}", f"{mask.width} x {mask.height} pixels; {expected}"))
-        elif picture is not None:
-            inside = to_gray(mask) > 0
-            union = inside if union is None else union | inside
-    kind = "mask_size" if union is None else "further_mask_size"
-    problems += [Problem(mask, kind, reason) for mask, reason in misfits]
+    union, wrong = _union(folder, image, picture)
+    problems += wrong
     if picture is None:
         return None, None, problems
 
@@ -296,6 +298,23 @@ def _measure(folder: Path, image: _Image) -> tuple[dict | None, np.ndarray | Non
         "annotated": looks_annotated(picture, gray),
     }
     return row, duplicates.fingerprint(gray), problems
+
+
+def _union(folder: Path, image: _Image, picture: Image.Image | None) -> tuple[np.ndarray | None, list[Problem]]:
+    """The union of an image's masks of its own size, bool (H, W) or None, and the problems of its masks."""
+    problems, union, misfits = [], None, []
+    for name in image.masks:
+        mask, reason = _try_read(folder / image.label / name)
+        if mask is None:
+            problems.append(Problem(f"{image.label}/{name}", "unreadable_mask", reason))
+        elif picture is not None and mask.size != picture.size:
+            expected = f"expected {picture.width} x {picture.height} as its image"
+            misfits.append((f"{image.label}/{name}", f"{mask.width} x {mask.height} pixels; {expected}"))
+        elif picture is not None:
+            inside = to_gray(mask) > 0
+            union = inside if union is None else union | inside
+    kind = "mask_size" if union is None else "further_mask_size"
+    return union, problems + [Problem(mask, kind, reason) for mask, reason in misfits]
 
 
 def _try_read(path: Path) -> tuple[Image.Image | None, str]:

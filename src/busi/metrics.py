@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 
 from busi.layout import CLASSES
 
@@ -77,7 +78,7 @@ def evaluate(
     actual, predicted, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
     return {
         "accuracy": metric("accuracy", n),
-        "accuracy_wilson": _metric(right.sum() / n, *wilson(int(right.sum()), n, confidence), n),
+        "accuracy_wilson": plain_share(int(right.sum()), n, confidence),
         "balanced_accuracy": metric("balanced_accuracy", n),
         "macro_f1": metric("macro_f1", n),
         "auroc_macro": metric("auroc_macro", n),
@@ -186,8 +187,36 @@ def accuracy_difference(
         groups, bootstrap, confidence, seed: as for `evaluate`.
     """
     gain = np.asarray(right, dtype=np.float64) - np.asarray(right_before, dtype=np.float64)
+    return mean_of(gain, groups, bootstrap, confidence, seed)
+
+
+def mean_of(values: np.ndarray, groups: np.ndarray, bootstrap: int, confidence: float, seed: int) -> Metric:
+    """The mean of one number an image, -1 to 1 (or truth values, whose mean is a share).
+
+    Args:
+        values: (n,), finite.
+        groups, bootstrap, confidence, seed: as for `evaluate`.
+    """
+    values = _whole_steps(np.asarray(values, dtype=np.float64))
     group_of = np.unique(groups, return_inverse=True)[1]
-    return _share(gain, np.ones(len(gain), dtype=bool), group_of, bootstrap, confidence, seed)
+    return _share(values, np.ones(len(values), dtype=bool), group_of, bootstrap, confidence, seed)
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """The bins of the expected calibration error that hold images, in order.
+
+    Args:
+        labels, probabilities: as for `evaluate`.
+
+    Returns:
+        Columns low and high (the bin's ends, 0 to 1), n (images), sure (mean of their largest probability) and right
+        (share of them that is classified right). The mean of |right - sure|, weighted by n, is the error.
+    """
+    sure = probabilities.max(axis=1)
+    found = pd.DataFrame({"bin": _bin_of(sure), "sure": sure, "right": probabilities.argmax(axis=1) == labels})
+    table = found.groupby("bin").agg(n=("sure", "size"), sure=("sure", "mean"), right=("right", "mean")).reset_index()
+    ends = {"low": table["bin"] / _BINS, "high": (table["bin"] + 1) / _BINS}
+    return table.assign(**ends)[["low", "high", "n", "sure", "right"]]
 
 
 def resamples_without_a_class(labels: np.ndarray, groups: np.ndarray, bootstrap: int, seed: int) -> int:
@@ -219,6 +248,11 @@ def roc_curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     """Area under `roc_curve`: the chance that a positive scores above a negative, ties half."""
     return float(_auroc(np.ones((1, len(scores))), np.asarray(positive), np.asarray(scores))[0])
+
+
+def plain_share(successes: int, n: int, confidence: float) -> Metric:
+    """A share of n images with Wilson's interval, which takes images for independent; 0 with n = 0 of none."""
+    return _metric(successes / n, *wilson(successes, n, confidence), n) if n else _metric(0, 0, 0, 0)
 
 
 def wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
@@ -260,10 +294,13 @@ def _gaps(true: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Right (1) or wrong (0) less the largest probability, in the column of that probability's bin of (n, bins)."""
     sure, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     right = true[np.arange(len(true)), predicted]
-    column = np.minimum((sure * _BINS).astype(int), _BINS - 1)
     gaps = np.zeros((len(true), _BINS))
-    gaps[np.arange(len(true)), column] = _whole_steps(right - sure)
+    gaps[np.arange(len(true)), _bin_of(sure)] = _whole_steps(right - sure)
     return gaps
+
+
+def _bin_of(sure: np.ndarray) -> np.ndarray:
+    return np.minimum((sure * _BINS).astype(int), _BINS - 1)
 
 
 def _whole_steps(values: np.ndarray) -> np.ndarray:

@@ -128,12 +128,13 @@ def cut(model: keras.Model, boundary: str) -> tuple[keras.Model, keras.Model]:
 def predict(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
     """Run `model` over batches in inference mode; yields one float32 array a batch."""
 
-    @tf.function(reduce_retracing=True)
+    # Compiled once, for batches of any size: another time for the last and smaller one costs seconds
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
     def forward(batch):
-        return model(tf.cast(batch, tf.float32), training=False)
+        return model(batch, training=False)
 
     for batch in batches:
-        yield forward(tf.convert_to_tensor(batch)).numpy()
+        yield forward(tf.cast(batch, tf.float32)).numpy()
 
 
 def save_model(model: keras.Model, path: Path) -> None:

@@ -1,9 +1,16 @@
-"""The registered model as anybody loads it: encoded image files in, probabilities out.
+"""The registered model as anybody loads it: encoded image files in, what it says of each out.
 
 `mlflow.pyfunc.load_model` calls `_load_pyfunc` on the model's data folder. Input is a frame with a binary column
-`image`, one PNG or JPEG file a row. Output is a frame with the same index: one probability a class (double, in
-the order of `layout.CLASSES`, summing to 1), `predicted` (the class with the largest), `model_version` and
-`disclaimer` (strings).
+`image`, one PNG, JPEG, BMP or TIFF file a row. Output is a frame with the same index and the columns
+
+- `label`: the class with the largest probability; None where the image is not accepted.
+- `probabilities`: {class: 0 to 1}, calibrated, summing to 1; None where the file can't be read.
+- `accepted`: whether the image is like those the model was trained on.
+- `reason`: why it is not accepted, else empty.
+- `model_version`: `name/number`.
+- `disclaimer`.
+
+A file that can't be read is a row with its reason like any other; a table that has no images in it is a ValueError.
 """
 
 from collections.abc import Iterable
@@ -12,56 +19,110 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from PIL import Image
 
 from busi import DISCLAIMER, images
-from busi.layout import CLASSES
+from busi.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
+from busi.novelty import Novelty, describe
 
-IMAGE_COLUMN = "image"
-TEXT_COLUMNS = ("predicted", "model_version", "disclaimer")
-MODEL_FILE = "model.keras"
+COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
+MAX_BYTES = 50_000_000  # of one file; BUSI's largest has less than a megabyte
 
 
 class ImageClassifier:
     """A Keras model (None, S, S, 3) → (None, 3) with the decoding before it and the table after it."""
 
-    def __init__(self, model, version: str):
+    def __init__(self, model, novelty: Novelty | None, version: str):
         shape = model.input_shape
         if len(shape) != 4 or shape[1] != shape[2] or shape[1] is None or shape[3] != 3:
             raise ValueError(f"model input is {shape}; expected (None, S, S, 3)")
         if model.output_shape[-1] != len(CLASSES):
             raise ValueError(f"model output is {model.output_shape}; expected one value a class of {CLASSES}")
         self.model = model
+        self.novelty = novelty
         self.version = version
         self.size = shape[1]
+        self._run = describe(model)
 
     def predict(self, files, params=None) -> pd.DataFrame:
-        """Classify encoded image files.
+        """Classify encoded image files; the columns are `COLUMNS`, described at the top of this module.
 
         Args:
             files: a frame with a column `image` of bytes, or an iterable of bytes.
             params: no parameter is known; MLflow passes the argument.
 
         Raises:
-            ValueError: the column is missing, a row is not bytes, or a file can't be read as an image; the row is
-                named.
+            ValueError: the column is missing, or a row is not bytes; the row is named.
         """
         encoded, index = _encoded(files)
-        probabilities = np.empty((len(encoded), len(CLASSES)), dtype=np.float64)
+        rows = []
         for start in range(0, len(encoded), BATCH):
-            rows = range(start, min(start + BATCH, len(encoded)))
-            pixels = np.stack([self._pixels(row, encoded[row]) for row in rows])
-            probabilities[start : rows.stop] = self.model.predict_on_batch(pixels.astype(np.float32))
-        table = pd.DataFrame(probabilities, columns=list(CLASSES), index=index)
-        table["predicted"] = pd.Series(np.array(CLASSES)[probabilities.argmax(axis=1)], index=index, dtype=object)
-        table["model_version"] = self.version
-        table["disclaimer"] = DISCLAIMER
-        return table
+            rows += self._classify([_bytes(start + i, file) for i, file in enumerate(encoded[start : start + BATCH])])
+        # As objects, so that pandas keeps None as None
+        return pd.DataFrame(rows, columns=list(COLUMNS), index=index, dtype=object).astype({"accepted": bool})
 
-    def _pixels(self, row: int, encoded: bytes) -> np.ndarray:
-        if not isinstance(encoded, bytes | bytearray | memoryview):
-            raise ValueError(f"image {row}: received {type(encoded).__name__}; expected the bytes of an image file")
-        return images.prepare(images.read_image(bytes(encoded), name=f"image {row}"), self.size)
+    def heatmap(self, encoded: bytes, label: str) -> np.ndarray:
+        """The Grad-CAM of a class for one image file, float32 (height, width) of the image, 0 to 1.
+
+        Raises:
+            ValueError: the file can't be read, or there is no such class.
+        """
+        from busi.explain import enlarge, grad_cam
+
+        if label not in CLASSES:
+            raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
+        image = read_upload(encoded)
+        pixels = images.prepare(image, self.size)[np.newaxis]
+        return enlarge(grad_cam(self.model, pixels, np.array([CLASSES.index(label)]))[0], *image.size)
+
+    def get_raw_model(self) -> "ImageClassifier":
+        """What `PyFuncModel.get_raw_model` gives."""
+        return self
+
+    def _classify(self, files: list[bytes]) -> list[dict]:
+        """A row each of at most `BATCH` files."""
+        read: dict[int, np.ndarray] = {}
+        rows = [self._row(reason="") for _ in files]
+        for number, file in enumerate(files):
+            try:
+                read[number] = images.prepare(read_upload(file), self.size)
+            except ValueError as error:
+                rows[number] = self._row(reason=str(error))
+        if read:
+            probabilities, described = self._run(np.stack(list(read.values())))
+            distances = self.novelty.distance(described) if self.novelty else np.zeros(len(read))
+            for number, said, distance in zip(read, probabilities, distances, strict=True):
+                rows[number] = self._row(_reason(distance, self.novelty), said)
+        return rows
+
+    def _row(self, reason: str, probabilities: np.ndarray | None = None) -> dict:
+        accepted = probabilities is not None and not reason
+        said = None if probabilities is None else dict(zip(CLASSES, map(float, probabilities), strict=True))
+        return {
+            "label": CLASSES[int(probabilities.argmax())] if accepted else None,
+            "probabilities": said,
+            "accepted": accepted,
+            "reason": reason,
+            "model_version": self.version,
+            "disclaimer": DISCLAIMER,
+        }
+
+
+def read_upload(encoded: bytes) -> Image.Image:
+    """Decode one file from outside. Raises ValueError with the reason when it is too large or not one whole image."""
+    if len(encoded) > MAX_BYTES:
+        raise ValueError(f"image: {len(encoded):,} bytes; expected at most {MAX_BYTES:,}")
+    return images.read_image(encoded)
+
+
+def _reason(distance: float, novelty: Novelty | None) -> str:
+    if novelty is None or distance <= novelty.threshold:
+        return ""
+    return (
+        "unknown input: unlike the ultrasound images that the model was trained on "
+        f"(distance {distance:,.0f}, at most {novelty.threshold:,.0f} is accepted)"
+    )
 
 
 def version_of(folder: Path) -> str:
@@ -81,12 +142,20 @@ def version_of(folder: Path) -> str:
 
 
 def _load_pyfunc(path: str) -> ImageClassifier:
-    import keras  # here, so that reading this module's names costs no TensorFlow
+    from busi.backend import keras  # here, so that reading this module's names costs no TensorFlow
 
     data = Path(path)
     folder = next((parent for parent in data.parents if (parent / "MLmodel").is_file()), data)
     model = keras.saving.load_model(data / MODEL_FILE, compile=False, safe_mode=True)
-    return ImageClassifier(model, version_of(folder))
+    # Versions that were registered before there was such a check have no file of it, and take every image
+    novelty = Novelty.load(data / NOVELTY_FILE) if (data / NOVELTY_FILE).is_file() else None
+    return ImageClassifier(model, novelty, version_of(folder))
+
+
+def _bytes(row: int, encoded) -> bytes:
+    if not isinstance(encoded, bytes | bytearray | memoryview):
+        raise ValueError(f"row {row}: received {type(encoded).__name__}; expected the bytes of an image file")
+    return bytes(encoded)
 
 
 def _encoded(files) -> tuple[list, pd.Index]:

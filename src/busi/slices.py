@@ -29,6 +29,25 @@ def slices_of(images: pd.DataFrame) -> dict[str, np.ndarray]:
     return {slicing: names for slicing, names in slices.items() if len(set(names) - {""}) > 1}
 
 
+def ranges_of(images: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+    """The least and the largest value in each slice by tertile: native_size in pixels, lesion_size a share, 0 to 1.
+
+    Args:
+        images: as for `slices_of`.
+    """
+    values = {"native_size": images["width"] * images["height"], "lesion_size": images["lesion_fraction"]}
+    slices = slices_of(images)
+    return {
+        slicing: {
+            name: (float(found[names == name].min()), float(found[names == name].max()))
+            for name in TERTILES
+            if name in names
+        }
+        for slicing, found in values.items()
+        if (names := slices.get(slicing)) is not None
+    }
+
+
 def _tertiles(values: np.ndarray) -> np.ndarray:
     """Names by tertile of the values that are not NaN; equal values are in one slice, so slices may differ in size."""
     names = np.full(len(values), "", dtype=object)

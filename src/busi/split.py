@@ -198,6 +198,30 @@ def random_split_leak(manifest: pd.DataFrame, fractions: dict[str, float], seed:
     }
 
 
+def deal_at_random(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The images of a split dealt again as a plain stratified random split would: a group may be divided.
+
+    Args:
+        table: columns path, label, duplicate_group and part. Quarantined images stay out of it.
+        seed: of the dealing.
+
+    Returns:
+        The same rows, sorted by path, with another part: each part has as many images of each class as before.
+    """
+    dealt = table[table["part"] != QUARANTINE].sort_values("path", ignore_index=True)
+    rng = np.random.default_rng(seed)
+    for label in CLASSES:
+        rows = np.flatnonzero(dealt["label"] == label)
+        dealt.loc[rows, "part"] = rng.permutation(dealt.loc[rows, "part"].to_numpy())
+    return dealt
+
+
+def has_twin_in_train(table: pd.DataFrame) -> np.ndarray:
+    """Whether each test image, in order of the table, has a near-duplicate in the training part, bool (n,)."""
+    trained = set(table.loc[table["part"] == "train", "duplicate_group"])
+    return table.loc[table["part"] == "test", "duplicate_group"].isin(trained).to_numpy()
+
+
 def _merged_groups(manifest: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """The group of each row after joining groups that hold equal files, and whether that group is in conflict."""
     _require(manifest, ("path", "label", "sha256", "duplicate_group", "label_conflict"))

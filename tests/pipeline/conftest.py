@@ -1,5 +1,6 @@
 """A workspace: a copy of the repository's files in a fresh git repository, with small numbers in params.yaml."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ SMALL = {
     "train": {"head_epochs": 3, "tail_epochs": 20, "patience": 20},
     "evaluate": {"bootstrap": 200},
 }
+# The longest files first, so that neither test process is left with one of them at the end. The first builds what
+# `built` gives; until it is there, the other process has something to do that needs none of it
+LONGEST = ("test_repro.py", "test_promotion.py", "test_flow.py", "test_crossval.py", "test_kubeflow.py")
 
 
 class Workspace:
@@ -66,6 +70,15 @@ class Workspace:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", "state")
 
+    def copy_to(self, folder: Path) -> "Workspace":
+        """All of it, with data, outputs, DVC's cache and the store."""
+        return Workspace(Path(shutil.copytree(self.folder, folder, symlinks=True)))
+
+    def clone_to(self, folder: Path) -> "Workspace":
+        """What is in git, as on another machine."""
+        self.run("git", "clone", "-q", ".", str(folder))
+        return Workspace(folder)
+
 
 def _merge(values: dict, changes: dict) -> None:
     for key, change in changes.items():
@@ -75,14 +88,19 @@ def _merge(values: dict, changes: dict) -> None:
             values[key] = change
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: names.get(item.path.name, len(names)))  # stable: the others stay as they were
+
+
 @pytest.fixture(scope="session")
 def make_workspace(tmp_path_factory):
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
-    def make(name: str) -> Workspace:
-        folder = tmp_path_factory.mktemp(name) / "repository"
+    def make(name: str, folder: Path | None = None) -> Workspace:
+        folder = folder or tmp_path_factory.mktemp(name) / "repository"
         for file in listed:
             if file.split("/")[0] in ("reports", "data.dvc", "dvc.lock", "tests", "benchmarks", "docs"):
                 continue
@@ -99,10 +117,30 @@ def make_workspace(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def first(make_workspace):
-    """A workspace after its first `dvc repro`."""
-    workspace = make_workspace("first")
-    workspace.python("pipeline.data")
-    workspace.output = workspace.dvc("repro")
-    workspace.commit()
+def built(make_workspace, tmp_path_factory, worker_id):
+    """A workspace after its first `dvc repro`, whose words are in `output`. One for all test processes: only read it,
+    and change a copy or a clone."""
+    base = tmp_path_factory.getbasetemp()
+    base = (base if worker_id == "master" else base.parent) / "built"  # pytest-xdist: a folder a process in one for all
+    base.mkdir(exist_ok=True)
+    said = base / "output.txt"
+    with (base / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.is_file():
+            shutil.rmtree(base / "repository", ignore_errors=True)  # of a process that failed to build it
+            workspace = make_workspace("built", base / "repository")
+            workspace.python("pipeline.data")
+            output = workspace.dvc("repro")
+            workspace.commit()
+            said.write_text(output)
+    workspace = Workspace(base / "repository")
+    workspace.output = said.read_text()
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def first(built, tmp_path_factory):
+    """A workspace after its first `dvc repro`, for one file of tests to change."""
+    workspace = built.copy_to(tmp_path_factory.mktemp("first") / "repository")
+    workspace.output = built.output
     return workspace

@@ -48,6 +48,7 @@ def make_metrics(accuracy=0.9, sensitivity=0.9):
         **calibration,
         "uncalibrated": calibration,
         "operating_point": chosen | found,
+        "accepted_inputs": {**metric(0.95), "threshold": 500.0},
         "slices": {"label": {label: metric(accuracy, 30) for label in CLASSES}},
     }
 
@@ -108,7 +109,7 @@ def mlflow_server(folder, backend):
                 time.sleep(0.2)
         yield f"http://{ui.HOST}:{port}"
     finally:
-        ui._end(server)
+        ui.end(server)
 
 
 @pytest.fixture(scope="session")
@@ -116,26 +117,35 @@ def keras_file(tmp_path_factory):
     """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
     import keras
 
+    from busi.novelty import describe, fit
     from busi.serving import ImageClassifier
 
     folder = tmp_path_factory.mktemp("keras")
     keras.utils.set_random_seed(1)
     pixels = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled))
+    # The layers that serving looks at, by DenseNet121's names
+    found = keras.layers.Rescaling(1 / 255, name="conv1_relu")(pixels)
+    found = keras.layers.AveragePooling2D(2, name="pool2_pool")(found)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(found))
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="head")(pooled))
     model.save(folder / "model.keras")
 
     rng = np.random.default_rng(3)
-    files = []
-    for pixels in rng.integers(0, 256, (24, 32, 32), dtype=np.uint8):
+    files, noise = [], rng.integers(0, 256, (24, 32, 32), dtype=np.uint8)
+    for pixels in noise:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         files.append(file.getvalue())
-    said = ImageClassifier(model, "1").predict(files)
+    _, described = describe(model)(np.repeat(noise[..., None], 3, axis=3))
+    novelty = fit(described, described, accepted=1)  # noise is what this model knows
+    novelty.save(folder / "novelty.npz")
+    said = ImageClassifier(model, novelty, "1").predict(files)
+    assert said["accepted"].all()
     table = pd.DataFrame({"path": [f"{CLASSES[i // 8]}/{CLASSES[i // 8]} ({i}).png" for i in range(24)]})
     table["label"] = [CLASSES[i // 8] for i in range(24)]
     table["duplicate_group"] = [f"g{i:04d}" for i in range(24)]
-    table = table.join(said[["predicted", *CLASSES]])
+    table["predicted"] = said["label"].to_numpy()
+    table = table.join(pd.DataFrame(list(said["probabilities"])))
     table.to_csv(folder / "predictions.csv", index=False)
     (folder / "smoke").mkdir()
     expected = []
@@ -188,6 +198,7 @@ def lay_out(folder, keras_file):
         shutil.copy(keras_file, "artifacts/train/model.keras")
         Path("artifacts/evaluate").mkdir()
         shutil.copy(keras_file.with_name("predictions.csv"), "artifacts/evaluate/predictions.csv")
+        shutil.copy(keras_file.with_name("novelty.npz"), "artifacts/evaluate/novelty.npz")
         shutil.copytree(keras_file.with_name("smoke"), "artifacts/evaluate/smoke")
         write("artifacts/evaluate/report.html", "<p>report")
         write("artifacts/evaluate/figures/roc.png", "figure")

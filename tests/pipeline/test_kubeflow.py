@@ -11,7 +11,6 @@ import yaml
 pytest.importorskip("kfp", reason="kfp is not installed: pip install --require-hashes -r requirements-kubeflow.lock")
 
 IMAGE = "example.org/python-busi:1"
-QUICK = {"train": {"head_epochs": 0, "tail_epochs": 2}, "evaluate": {"bootstrap": 100}}
 RUN_LOCALLY = f"""
 from pathlib import Path
 from pipeline.kubeflow import STEPS, build
@@ -27,7 +26,6 @@ build("{IMAGE}")()
 @pytest.fixture(scope="module")
 def workspace(make_workspace):
     workspace = make_workspace("kubeflow")
-    workspace.set_params(QUICK)
     workspace.output = workspace.python("pipeline.kubeflow", "--image", IMAGE)
     return workspace
 
@@ -65,16 +63,12 @@ def test_it_names_no_place_of_this_machine(workspace):
     assert str(Path.home()) not in workspace.text("artifacts/kubeflow/pipeline.yaml")
 
 
-def test_run_step_by_step_the_metrics_are_those_of_dvc_repro(workspace, make_workspace):
+def test_run_step_by_step_the_metrics_are_those_of_dvc_repro(workspace, built):
     environment = workspace.environment | {"PYTHONPATH": str(workspace.folder)}
     done = subprocess.run(
         [sys.executable, "-c", RUN_LOCALLY], cwd=workspace.folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    repro = make_workspace("repro")
-    repro.set_params(QUICK)
-    repro.python("pipeline.data")
-    repro.dvc("repro")
     (made,) = workspace.folder.glob(".cache/kubeflow/made/busi-*")
     for step, path in (
         ("validate", "artifacts/validate/manifest.csv"),
@@ -82,6 +76,6 @@ def test_run_step_by_step_the_metrics_are_those_of_dvc_repro(workspace, make_wor
         ("evaluate", "artifacts/evaluate/predictions.csv"),
         ("register", "reports/gate.json"),
     ):
-        assert (made / step / "made" / path).read_text() == repro.text(path), path
+        assert (made / step / "made" / path).read_text() == built.text(path), path
     assert "accuracy" in json.loads((made / "evaluate/made/reports/metrics.json").read_text())
     assert not list((workspace.folder / ".cache/kubeflow").glob("tmp*"))  # nothing left behind

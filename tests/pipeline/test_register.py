@@ -92,6 +92,19 @@ def test_a_model_is_registered_with_verdict_lineage_and_card(folder):
     assert (version.tags["smoke"], version.tags["temperature"], version.tags["synthetic"]) == ("passed", "1.25", "true")
 
 
+def test_how_long_the_stages_took_is_on_the_run_once(folder):
+    write(".cache/timings/train.json", {"seconds": 12.5})
+    write(".cache/timings/register.json", {"seconds": 99})  # of an earlier run: this one has not ended
+    register.main()
+    write(".cache/timings/train.json", {"seconds": 80})  # by now of another training, maybe
+    register.main()
+    run, _ = assert_one_of_each()
+    assert {name: value for name, value in run.data.metrics.items() if name.startswith("seconds/")} == {
+        "seconds/train": 12.5
+    }
+    assert len(tracking.connect().get_metric_history(run.info.run_id, "seconds/train")) == 1
+
+
 def test_registering_again_changes_nothing(folder):
     register.main()
     receipt = Path("mlruns/registration.json").read_bytes()
@@ -102,15 +115,20 @@ def test_registering_again_changes_nothing(folder):
     assert Path("mlruns/registration.json").read_bytes() == receipt
 
 
+def restore(folder):
+    os.chdir(folder)
+    promotion.smoke = passing
+    register.ensure_registered(read_params())
+
+
 def test_a_deleted_store_gets_run_and_version_back(folder, tmp_path_factory, monkeypatch):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     register.main()
     before = json.loads(Path("mlruns/registration.json").read_text())
     shutil.rmtree("mlruns")
     # A process of its own, as in life: MLflow keeps a connection to the database that it has opened once
-    restore = "from pipeline import params, register; register.ensure_registered(params.read_params())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", restore], env=environment, check=True)
+    with process_pool(1, monkeypatch) as pool:
+        pool.apply(restore, (str(folder),))
     after = json.loads(Path("mlruns/registration.json").read_text())
     assert after["run_id"] != before["run_id"]
     assert {**after, "run_id": None} == {**before, "run_id": None}
@@ -212,15 +230,11 @@ name = "busi-densenet121-phantom"
 model = mlflow.pyfunc.load_model(f"models:/{name}/1")
 files = json.load(open(sys.argv[1]))
 table = model.predict(pandas.DataFrame({"image": [bytes.fromhex(file) for file in files]}, index=[7, 9]))
-try:
-    model.predict(pandas.DataFrame({"image": [b"not an image"]}))
-    error = None
-except ValueError as caught:
-    error = str(caught)
+unreadable = model.predict(pandas.DataFrame({"image": [b"not an image"]})).to_dict(orient="records")
 import busi
 keras_model = mlflow.keras.load_model(f"models:/{name}/1")
 print(json.dumps({
-    "table": table.to_dict(orient="list"), "index": list(table.index), "error": error, "code": busi.__file__,
+    "table": table.to_dict(orient="list"), "index": list(table.index), "unreadable": unreadable, "code": busi.__file__,
     "shape": keras_model.input_shape, "example": len(model.input_example),
     "signature": model.metadata.signature.to_dict(),
 }))
@@ -253,9 +267,11 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
     gray = np.repeat(pixels[..., np.newaxis], 3, axis=-1).astype(np.float32)
     expected = keras.saving.load_model(keras_file).predict(gray, verbose=0)
     table = found["table"]
-    assert list(table) == [*CLASSES, "predicted", "model_version", "disclaimer"]
-    np.testing.assert_allclose(np.array([table[label] for label in CLASSES]).T, expected, atol=1e-6)
-    assert table["predicted"] == [CLASSES[row.argmax()] for row in expected]
+    assert list(table) == ["label", "probabilities", "accepted", "reason", "model_version", "disclaimer"]
+    assert [list(said) for said in table["probabilities"]] == [list(CLASSES)] * 2
+    np.testing.assert_allclose([list(said.values()) for said in table["probabilities"]], expected, atol=1e-6)
+    assert table["label"] == [CLASSES[row.argmax()] for row in expected]
+    assert (table["accepted"], table["reason"]) == ([True, True], ["", ""])
     assert table["model_version"] == ["busi-densenet121-phantom/1"] * 2
     assert table["disclaimer"] == [DISCLAIMER] * 2
     assert found["index"] == [7, 9]
@@ -263,7 +279,9 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
     assert found["shape"] == [None, 32, 32, 3]
     assert found["example"] == 1
     assert json.loads(found["signature"]["inputs"]) == [{"type": "binary", "name": "image", "required": True}]
-    assert "image 0" in found["error"]
+    [row] = found["unreadable"]
+    assert (row["label"], row["probabilities"], row["accepted"]) == (None, None, False)
+    assert row["reason"].startswith("image: not an image")
 
 
 def test_a_model_that_does_not_say_what_it_said_is_registered_and_named(folder, monkeypatch):

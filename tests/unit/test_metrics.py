@@ -14,7 +14,10 @@ from busi.metrics import (
     confusion_matrix,
     detection,
     evaluate,
+    mean_of,
     operating_point,
+    plain_share,
+    reliability,
     resamples_without_a_class,
     roc_curve,
     wilson,
@@ -295,3 +298,32 @@ def test_the_paired_interval_is_narrower_than_two_apart_and_takes_a_sign():
     assert gain["low"] == pytest.approx(-loss["high"], abs=1e-6)
     assert gain["high"] - gain["low"] < 0.08  # two intervals of 0.1 each would be 0.14 wide
     assert accuracy_difference(before, before, groups, 1000, 0.95, 0) == {"value": 0, "low": 0, "high": 0, "n": 300}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(6, 150), st.integers(0, 2**32), st.sampled_from([1, 6]))
+def test_the_bins_of_the_reliability_diagram_are_those_of_the_calibration_error(n, seed, digits):
+    labels, probabilities, groups = case(n, seed, digits)
+    bins = reliability(labels, probabilities)
+    assert bins["n"].sum() == n and bins["n"].min() > 0
+    assert ((bins["low"] <= bins["sure"] + 1e-9) & (bins["sure"] <= bins["high"] + 1e-9)).all()
+    error = (bins["n"] * (bins["right"] - bins["sure"]).abs()).sum() / n
+    found = evaluate(labels, probabilities, groups, bootstrap=20, confidence=0.95, seed=0)
+    assert error == pytest.approx(found["expected_calibration_error"]["value"], abs=2e-6)
+
+
+def test_a_mean_of_truth_values_is_a_share_with_the_interval_of_its_groups():
+    right = np.random.default_rng(0).random(60) < 0.7
+    alone = mean_of(right, np.arange(60), 500, 0.95, 1)
+    assert (alone["value"], alone["n"]) == (round(right.mean(), 6), 60)
+    assert alone["low"] < alone["value"] < alone["high"]
+    paired = mean_of(np.repeat(right, 4), np.repeat(np.arange(60), 4), 500, 0.95, 1)
+    assert (paired["low"], paired["high"], paired["n"]) == (alone["low"], alone["high"], 240)
+    assert mean_of(np.linspace(-1, 1, 21), np.arange(21), 100, 0.9, 0)["value"] == 0
+
+
+def test_a_plain_share_has_wilsons_interval_and_none_of_nothing():
+    assert plain_share(9, 10, 0.95) == {
+        "value": 0.9, "low": round(wilson(9, 10, 0.95)[0], 6), "high": round(wilson(9, 10, 0.95)[1], 6), "n": 10,
+    }  # fmt: skip
+    assert plain_share(0, 0, 0.95) == {"value": 0, "low": 0, "high": 0, "n": 0}

@@ -4,7 +4,6 @@ import contextlib
 import html.parser
 import json
 import re
-import shutil
 import sys
 import types
 from pathlib import Path
@@ -15,10 +14,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from busi import DISCLAIMER
+from busi import DISCLAIMER, gate
 from busi.layout import CLASSES
 from busi.metrics import evaluate
-from busi.report import render
+from busi.report import LINEAGE, render
 from busi.split import PARTS
 from pipeline import evaluate as stage_module
 from pipeline.outputs import StageError
@@ -46,6 +45,24 @@ SPLIT = {
     "random_split_leak": {"value": 0.335, "low": 0.25, "high": 0.42, "n": 14, "splits": 100},
 }
 INTERVALS = {"confidence": 0.95, "bootstrap": 200, "groups": 30, "without_a_class": 4}
+FIGURES = ("confusion", "roc", "precision_recall", "reliability", "slices", "training")
+GATE = {"accuracy": 0.85, "accuracy_lower_bound": None, "slices": None}
+PARAMETERS = {"featurize": {"image_size": 128, "weights": "<none>"}, "evaluate": {"audit_random_split": False}}
+
+
+def metric(value: float, n: int = 33) -> dict:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": n}
+
+
+POINT = {
+    "threshold": 0.312, "target_sensitivity": 0.95, "validation_sensitivity": 1.0, "validation_images": 8,
+    "sensitivity": metric(0.71, 9), "specificity": metric(0.62, 24), "ppv": metric(0.53, 14), "npv": metric(0.84, 19),
+}  # fmt: skip
+POINTED = {
+    "pointing_game": {**metric(0.41, 27), "chance": metric(0.08, 27), "centre": metric(0.66, 27)},
+    "randomised_weights": {"pointing_game": metric(0.09, 27), "rank_correlation": metric(0.02, 26)},
+}
+AUDIT = {"accuracy": metric(0.93), "with_twin": metric(0.97, 11), "without_twin": metric(0.91, 22)}
 
 
 def arguments(right: float = 0.8) -> dict:
@@ -62,13 +79,27 @@ def arguments(right: float = 0.8) -> dict:
             "predicted": np.take(CLASSES, probabilities.argmax(axis=1)),
         }
     ).assign(**dict(zip(CLASSES, probabilities.T, strict=True)))
+    metrics = {
+        **evaluate(labels, probabilities, np.arange(33), 200, 0.95, 0),
+        "operating_point": POINT,
+        "accepted_inputs": {**metric(0.987, 41), "threshold": 500.0},
+        "slices": {"annotation": {"annotated": metric(0.7, 12), "clean": metric(0.8, 21)}},
+        "uncalibrated": {"expected_calibration_error": metric(0.21), "brier_score": metric(0.31)},
+        **POINTED,
+    }
+    row = predictions.iloc[0].to_dict() | {"image": b"i", "overlay": b"o", "outlined": True, "empty": False}
     return {
-        "metrics": evaluate(labels, probabilities, np.arange(33), 200, 0.95, 0),
+        "metrics": metrics,
+        "decision": gate.decide(metrics, GATE),
         "intervals": INTERVALS,
         "predictions": predictions,
-        "figures": {"confusion": b"1", "roc": b"2", "training": b"3"},
+        "figures": dict.fromkeys(FIGURES, b"1"),
+        "gallery": {"right": [row], "wrong": [], "uncertain": [row | {"outlined": False, "empty": True}]},
+        "slice_ranges": {},
         "validation": VALIDATION,
         "split": SPLIT,
+        "parameters": PARAMETERS,
+        "lineage": dict.fromkeys(LINEAGE, "a value") | {"temperature": 1.25, "data_md5": "0123.dir"},
     }
 
 
@@ -102,7 +133,10 @@ def test_the_report_is_one_file_that_says_what_it_is():
     page = render(**given)
     assert page == render(**given)
     report = Reader(page)
-    assert len(report.addresses) == 3 and all(value.startswith("data:image/png;base64,") for value in report.addresses)
+    pictures = [value for value in report.addresses if value.startswith("data:image/")]
+    assert len(pictures) == len(FIGURES) + 4
+    links = {value for value in report.addresses if value not in pictures}
+    assert links and all(f'id="{value[1:]}"' in page for value in links)  # all of them lead into the page
     assert not re.search(r"https?:|@import|<script|url\(", page)
     accuracy = given["metrics"]["accuracy"]
     assert f"Accuracy on 33 test images {100 * accuracy['value']:.1f} %" in report.text
@@ -111,9 +145,75 @@ def test_the_report_is_one_file_that_says_what_it_is():
     assert "Synthetic images" in report.text and "Real images" not in report.text
     assert "4 of them lacked a class" in report.text
     assert "33.5 % of its test images would have a near-duplicate" in report.text
-    assert "14 images have a near-duplicate, in 6 groups; 2 images are in groups that carry two labels" in report.text
+    assert "14 of 40 images have a near-duplicate in the data set; they form 6 groups, the largest of 3" in report.text
+    assert "Near-duplicate groups with two labels: 1, of 2 images" in report.text
+    assert "g0003 benign/a.png, malignant/b.png" in report.text
     assert "1 of 2 expectations hold" in report.text and "Modes are <L>." in report.text
     assert "All is well." not in report.text
+    assert "Data set phantom, version 0123.dir" in report.text
+    assert "<none>" in report.text and "audit_random_split false" in report.text
+
+
+def test_the_gate_says_what_it_decided_rule_by_rule():
+    given = arguments()
+    text = Reader(render(**given)).text
+    by_accuracy = given["decision"]["rules"][0]
+    assert by_accuracy["passed"] is False
+    assert "Gate ✗ failed by accuracy" in text and f"≥ 0.850 ✗ failed {by_accuracy['sentence']}" in text
+    assert "accuracy lower bound" in text and " off " in text
+    given["decision"] = gate.decide(given["metrics"], GATE | {"accuracy": 0.1})
+    assert "Gate ✓ passed by every rule that is on" in Reader(render(**given)).text
+
+
+def test_the_operating_point_calibration_and_slices_are_there_with_their_n():
+    text = Reader(render(**arguments())).text
+    assert "called malignant from a probability of 0.312" in text and "on the 8 malignant validation images" in text
+    assert "71.0 % 66.0–76.0 % 9" in text and "84.0 % 79.0–89.0 % 19" in text
+    assert "0.210 0.160–0.260" in text and "0.310 0.260–0.360" in text
+    assert "annotated 70.0 % 65.0–75.0 % 12 too few to say" in text and "clean 80.0 % 75.0–85.0 % 21 " in text
+    assert "no slice by lesion size" in text and "no slice by native size" in text
+    given = arguments()
+    given["metrics"]["operating_point"] = POINT | {"ppv": {"value": 0, "low": 0, "high": 0, "n": 0}}
+    assert "no such image" in Reader(render(**given)).text
+
+
+def test_slices_by_size_say_what_the_sizes_are():
+    given = arguments()
+    thirds = {"large": metric(0.9), "medium": metric(0.8), "small": metric(0.7)}
+    given["metrics"]["slices"] = {"native_size": thirds, "lesion_size": thirds}
+    given["slice_ranges"] = {
+        "native_size": dict.fromkeys(thirds, (150_000.0, 200_000.0)),
+        "lesion_size": dict.fromkeys(thirds, (0.02, 0.051)),
+    }
+    text = Reader(render(**given)).text
+    assert "0.150 to 0.200 megapixels" in text and "2.0 to 5.1 % of the image" in text
+    assert text.index("small 0.150") < text.index("medium 0.150") < text.index("large 0.150")
+
+
+def test_the_pointing_game_stands_beside_chance_and_centre_or_says_that_there_are_no_masks():
+    given = arguments()
+    text = Reader(render(**given)).text
+    assert "the share of 27 test images with a lesion mask" in text
+    assert "This model 41.0 % 36.0–46.0 % 27" in text and "with random weights 9.0 % 4.0–14.0 % 27" in text
+    assert "more often than chance." in text and "The centre of the image, which knows nothing, does so more" in text
+    assert "rank correlation of 0.020 (95 % interval −0.030 to 0.070, n = 26" in text
+    assert "4 × 4 cells" in text
+    del given["metrics"]["pointing_game"]
+    given["metrics"]["randomised_weights"] = {"rank_correlation": metric(0.3)}
+    text = Reader(render(**given)).text
+    assert "no lesion masks" in text and "This model" not in text and "rank correlation of 0.300" in text
+    del given["metrics"]["randomised_weights"]
+    assert "no image has two maps that vary" in Reader(render(**given)).text
+
+
+def test_the_audit_is_shown_or_said_to_be_off():
+    given = arguments()
+    assert "evaluate.audit_random_split: true" in Reader(render(**given)).text
+    given["metrics"]["random_split_audit"] = AUDIT
+    text = Reader(render(**given)).text
+    assert "audit_random_split: true" not in text
+    assert "Claimed by the random split 93.0 % 88.0–98.0 % 33" in text
+    assert "with a near-duplicate in training 97.0 %" in text and "without one 91.0 %" in text
 
 
 def test_real_data_is_called_real():
@@ -123,7 +223,7 @@ def test_real_data_is_called_real():
 
 
 def test_wrong_images_are_listed_surest_first_and_escaped():
-    given = arguments()
+    given = arguments() | {"gallery": {"right": [], "wrong": [], "uncertain": []}}
     page = render(**given)
     wrong = given["predictions"].query("label != predicted")
     assert "<b>" not in page
@@ -139,14 +239,14 @@ def test_wrong_images_are_listed_surest_first_and_escaped():
 def test_a_report_without_mistakes_and_without_quarantine():
     given = arguments(right=1.0) | {"split": SPLIT | {"quarantined": []}}
     text = Reader(render(**given)).text
-    assert "None of the 33 test images is wrong" in text
+    assert "None of the 33 test images is wrong" in text and "There is none." in text
     assert "in quarantine, neither" not in text
 
 
 def test_a_class_that_was_never_predicted_has_no_precision():
     given = arguments()
     labels = np.array([CLASSES.index(label) for label in given["predictions"]["label"]])
-    given["metrics"] = evaluate(labels, np.tile([0.5, 0.3, 0.2], (33, 1)), np.arange(33), 200, 0.95, 0)
+    given["metrics"] |= evaluate(labels, np.tile([0.5, 0.3, 0.2], (33, 1)), np.arange(33), 200, 0.95, 0)
     assert Reader(render(**given)).text.count("never predicted") == 2
 
 
@@ -163,7 +263,8 @@ def test_a_missing_figure_or_count_is_an_error():
 def project(tmp_path, monkeypatch):
     """A repository after `train`, with a model that calls an image by its brightness, and MLflow played by a list."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", "params.yaml")
+    parameters = (Path(__file__).parents[2] / "params.yaml").read_text()
+    Path("params.yaml").write_text(parameters.replace("bootstrap: 2000", "bootstrap: 200"))
     rows = []
     for label, shade in zip(CLASSES, (40, 120, 200), strict=True):
         Path("data", label).mkdir(parents=True)
@@ -183,29 +284,45 @@ def project(tmp_path, monkeypatch):
     stage_module.HISTORY.write_text(
         "epoch,phase,loss,accuracy,val_loss,val_accuracy,learning_rate\n0,head,1,0.5,1.1,0.4,0.001\n"
     )
-    stage_module.RUN.write_text(json.dumps({"key": KEY, "image_size": 32, "temperature": 2.0}))
+    stage_module.RUN.write_text(json.dumps({"key": KEY, "image_size": 32, "temperature": 2.0, "best_epoch": 7}))
     stage_module.MODEL.write_bytes(b"")
+    Path("data/dataset.json").write_text(json.dumps({"name": "phantom", "synthetic": True, "source": "a test"}))
+    Path("data.dvc").write_text("outs: [{md5: 0123.dir, path: data}]")
     stage_module.SPLIT_REPORT.write_text(json.dumps(SPLIT))
     stage_module.VALIDATION_REPORT.write_text(json.dumps(VALIDATION))
 
     seen = types.SimpleNamespace(batches=[], logged=[], output_shape=(None, 3))
 
-    def predict(model, batches):
-        for batch in batches:
-            assert batch.dtype == np.uint8 and batch.shape[1:] == (32, 32, 3)
-            seen.batches.append(len(batch))
-            scores = -np.abs(batch.mean(axis=(1, 2, 3))[:, None] - np.array([50, 130, 210])) / 20
-            yield (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
+    def look(batch):
+        assert batch.dtype == np.uint8 and batch.shape[1:] == (32, 32, 3)
+        seen.batches.append(len(batch))
+        scores = -np.abs(batch.mean(axis=(1, 2, 3))[:, None] - np.array([50, 130, 210])) / 20
+        probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
+        return probabilities, np.stack([batch.mean(axis=(1, 2, 3)), batch.std(axis=(1, 2, 3))], axis=1)
 
+    monkeypatch.setattr(stage_module, "describe", lambda model: look)
     model = types.ModuleType("busi.model")
     model.seed_everything = lambda seed: None
-    model.load_model = lambda path: types.SimpleNamespace(input_shape=(None, 32, 32, 3), output_shape=seen.output_shape)
-    model.predict = predict
+    model.load_model = lambda path: types.SimpleNamespace(
+        input_shape=(None, 32, 32, 3), output_shape=seen.output_shape, learned=True
+    )
+
+    def evidence(model, pixels, classes):
+        """The true class's map points at the upper left, other weights' at the lower right."""
+        heat = np.zeros((len(pixels), 2, 2), np.float32)
+        heat[:, *((0, 0) if hasattr(model, "learned") else (1, 1))] = 1 + classes
+        heat[:, 0, 1] = np.arange(len(pixels)) / len(pixels)
+        return heat
+
+    explain = types.ModuleType("busi.explain")
+    explain.evidence = explain.grad_cam = evidence
+    explain.randomised = lambda model, seed: types.SimpleNamespace(input_shape=model.input_shape)
     tracking = types.ModuleType("pipeline.tracking")
     tracking.run = lambda key: contextlib.nullcontext(
         types.SimpleNamespace(log_evaluation=lambda metrics, files: seen.logged.append((key, metrics, list(files))))
     )
     monkeypatch.setitem(sys.modules, "busi.model", model)
+    monkeypatch.setitem(sys.modules, "busi.explain", explain)
     monkeypatch.setitem(sys.modules, "pipeline.tracking", tracking)
     monkeypatch.setattr("pipeline.tracking", tracking, raising=False)
     return seen
@@ -230,9 +347,11 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
     assert set(first) == {
         "reports/metrics.json",
         "artifacts/evaluate/predictions.csv",
+        "artifacts/evaluate/novelty.npz",
         "artifacts/evaluate/report.html",
-        *(f"artifacts/evaluate/figures/{name}.png" for name in ("confusion", "roc", "training")),
-        *(f"artifacts/evaluate/plots/{name}.csv" for name in ("confusion", *(f"roc_{label}" for label in CLASSES))),
+        *(f"artifacts/evaluate/figures/{name}.png" for name in FIGURES),
+        *(f"artifacts/evaluate/plots/{name}.csv" for name in ("confusion", "reliability_before", "reliability_after")),
+        *(f"artifacts/evaluate/plots/{curve}_{label}.csv" for curve in ("roc", "pr") for label in CLASSES),
     }
     predictions = pd.read_csv(stage_module.PREDICTIONS)
     assert list(predictions) == ["path", "label", "duplicate_group", "predicted", *CLASSES]
@@ -241,13 +360,13 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
     assert (predictions["predicted"] == predictions[list(CLASSES)].idxmax(axis=1)).all()
     wrong = predictions.loc[predictions["label"] != predictions["predicted"], "path"]
     assert list(wrong) == [f"{label}/{label} (20).png" for label in CLASSES]
-    assert sum(project.batches) == 36 + 12 and len(project.batches) > 1
+    assert sum(project.batches) == 36 + 12 + 12 and len(project.batches) > 1
 
     metrics = json.loads(stage_module.METRICS.read_text())
     assert metrics["accuracy"]["value"] == pytest.approx(33 / 36, abs=1e-6)
     again = evaluate(
         predictions["label"].map(CLASSES.index).to_numpy(), predictions[list(CLASSES)].to_numpy(),
-        predictions["duplicate_group"].to_numpy(), bootstrap=2000, confidence=0.95, seed=17,
+        predictions["duplicate_group"].to_numpy(), bootstrap=200, confidence=0.95, seed=17,
     )  # fmt: skip
     assert {name: metrics[name] for name in again} == again
     point = metrics["operating_point"]
@@ -270,16 +389,74 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
         roc = pd.read_csv(f"artifacts/evaluate/plots/roc_{label}.csv")
         assert list(roc) == ["fpr", "tpr"]
         assert roc.iloc[0].tolist() == [0, 0] and roc.iloc[-1].tolist() == [1, 1]
+        recall = pd.read_csv(f"artifacts/evaluate/plots/pr_{label}.csv")
+        assert list(recall) == ["recall", "precision"] and recall.iloc[-1].tolist() == [0, 1]
+    bins = pd.read_csv("artifacts/evaluate/plots/reliability_after.csv")
+    assert bins["n"].sum() == 36
+    error = (bins["n"] * (bins["right"] - bins["sure"]).abs()).sum() / 36
+    assert error == pytest.approx(metrics["expected_calibration_error"]["value"], abs=1e-5)
+    # No masks, so nothing to point at; the audit is off
+    assert set(metrics["randomised_weights"]) == {"rank_correlation"}
+    assert not {"pointing_game", "random_split_audit"} & set(metrics)
 
     paths = [Path("artifacts/evaluate", name) for name in ("predictions.csv", "figures", "report.html", "smoke")]
     assert project.logged == [(KEY, metrics, paths)]
     assert "accuracy" in capsys.readouterr().out
 
     for content in first.values():
-        assert str(Path.cwd()).encode() not in content and KEY.encode() not in content
+        assert str(Path.cwd()).encode() not in content
+    report = Reader(stage_module.REPORT.read_text())
+    assert "0123.dir" in report.text and KEY in report.text
+    assert stage_module.REPORT.stat().st_size < 3e6
     before = outputs()
     stage_module.main()
     assert outputs() == before
+
+
+def test_with_masks_the_stage_plays_the_pointing_game(project):
+    """Every second lesion fills the upper left, where the map points, the others the lower right."""
+    manifest = pd.read_csv(stage_module.MANIFEST)
+    lesions = manifest["label"] != "normal"
+    manifest.loc[lesions, "lesion_fraction"] = 0.25
+    manifest.to_csv(stage_module.MANIFEST, index=False)
+    for path in manifest.loc[lesions, "path"]:
+        number = int(path.split("(")[1].split(")")[0])
+        mask = np.zeros((40, 50), np.uint8)
+        mask[(slice(0, 20), slice(0, 25)) if number % 2 else (slice(20, 40), slice(25, 50))] = 255
+        Image.fromarray(mask).save(Path("data", path.replace(".png", "_mask.png")))
+    stage_module.main()
+    metrics = json.loads(stage_module.METRICS.read_text())
+    game, random = metrics["pointing_game"], metrics["randomised_weights"]["pointing_game"]
+    assert game["n"] == random["n"] == 24
+    assert game["value"] == random["value"] == 0.5 and game["low"] < 0.5 < game["high"]
+    assert game["chance"]["value"] == 0.25
+    assert game["centre"]["value"] == 0.5  # the pixel right of and below the middle
+    assert "lesion_size" not in metrics["slices"]  # all of one size
+    assert "24 test images with a lesion mask" in Reader(stage_module.REPORT.read_text()).text
+
+
+def test_the_audit_deals_the_same_images_at_random_and_says_what_came_of_it(project, monkeypatch):
+    dealt = []
+
+    def train_on(split, folder, params):
+        dealt.append(split)
+        return types.SimpleNamespace(input_shape=(None, 32, 32, 3))
+
+    monkeypatch.setattr(stage_module.audit, "train_on", train_on)
+    parameters = Path("params.yaml")
+    parameters.write_text(parameters.read_text().replace("audit_random_split: false", "audit_random_split: true"))
+    stage_module.main()
+    [split] = dealt
+    honest = pd.read_csv(stage_module.SPLIT)
+    assert split["part"].value_counts().to_dict() == honest["part"].value_counts().to_dict()
+    found = json.loads(stage_module.METRICS.read_text())["random_split_audit"]
+    assert found["accuracy"]["n"] == 36 == found["with_twin"]["n"] + found["without_twin"]["n"]
+    trained = set(split.loc[split["part"] == "train", "duplicate_group"])
+    test = split[split["part"] == "test"]
+    assert found["with_twin"]["n"] == test["duplicate_group"].isin(trained).sum() > 0
+    wrong = test["path"].str.contains(r"\(20\)").sum()
+    assert found["accuracy"]["value"] == pytest.approx(1 - wrong / 36, abs=1e-6)
+    assert "Claimed by the random split" in Reader(stage_module.REPORT.read_text()).text
 
 
 @pytest.mark.parametrize(

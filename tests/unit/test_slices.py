@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from busi.slices import TERTILES, slices_of
+from busi.slices import TERTILES, ranges_of, slices_of
 
 
 def manifest(n=30, **columns):
@@ -42,3 +42,14 @@ def test_images_without_a_lesion_are_in_no_slice_of_lesion_size():
 def test_what_would_be_one_slice_is_left_out():
     slices = slices_of(manifest(width=256, height=256, lesion_fraction=np.nan, annotated=False))
     assert set(slices) == {"label"}
+
+
+def test_ranges_are_those_of_the_slices_by_tertile():
+    images = manifest()
+    names, ranges = slices_of(images), ranges_of(images)
+    assert list(ranges) == ["native_size", "lesion_size"]
+    for tertile in TERTILES:
+        shares = images["lesion_fraction"][names["lesion_size"] == tertile]
+        assert ranges["lesion_size"][tertile] == (shares.min(), shares.max())
+    assert ranges["native_size"]["small"][0] == (images["width"] * images["height"]).min()
+    assert ranges_of(manifest(width=256, height=256, lesion_fraction=np.nan)) == {}

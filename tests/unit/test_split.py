@@ -11,7 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from busi.layout import CLASSES
-from busi.split import PARTS, QUARANTINE, USED_PARTS, Split, make_folds, make_split, random_split_leak
+from busi.split import (
+    PARTS,
+    QUARANTINE,
+    USED_PARTS,
+    Split,
+    deal_at_random,
+    has_twin_in_train,
+    make_folds,
+    make_split,
+    random_split_leak,
+)
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -321,3 +331,26 @@ def test_too_few_groups_for_the_folds_are_refused_with_their_counts():
 def test_folds_that_leave_nothing_to_train_on_are_refused(folds, val):
     with pytest.raises(ValueError, match="must stay below 1"):
         make_folds(make_manifest({label: [1] * 9 for label in CLASSES}), folds, val, seed=0)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(manifests, st.integers(0, 2**32))
+def test_dealing_at_random_keeps_the_images_and_the_size_of_each_class_in_each_part(manifest, seed):
+    table = make_split(manifest, FRACTIONS, 0).table
+    used = table[table["part"] != QUARANTINE]
+    dealt = deal_at_random(table, seed)
+    assert sorted(dealt["path"]) == sorted(used["path"])
+    sizes = [one.groupby(["part", "label"]).size().to_dict() for one in (used, dealt)]
+    assert sizes[0] == sizes[1]
+    again = deal_at_random(table.sample(frac=1, random_state=seed % 1000), seed)
+    assert dealt["part"].tolist() == again["part"].tolist()
+    tested = dealt[dealt["part"] == "test"]
+    trained = set(dealt.loc[dealt["part"] == "train", "duplicate_group"])
+    assert has_twin_in_train(dealt).tolist() == [group in trained for group in tested["duplicate_group"]]
+    assert not has_twin_in_train(used).any()
+
+
+def test_dealing_at_random_leaks_where_there_are_twins():
+    table = make_split(make_manifest({label: [2] * 30 for label in CLASSES}), FRACTIONS, 0).table
+    assert has_twin_in_train(deal_at_random(table, 1)).mean() > 0.4
+    assert deal_at_random(table, 1)["part"].tolist() != deal_at_random(table, 2)["part"].tolist()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pipeline import stages
-from pipeline.outputs import OUTSIDE, Outside, StageError, stage
+from pipeline.outputs import OUTSIDE, STAGES, Outside, StageError, seconds_of, stage
 from pipeline.stages import StageTimeout, alone, follow, mend, output_hashes, run_step, stage_names, wait_for_dvc
 
 LONG = 60.0
@@ -57,14 +57,17 @@ def test_a_progress_bar_gives_its_first_and_last_line_and_not_a_thousand():
     assert len(lines) <= 3
 
 
-def test_a_timeout_ends_the_whole_process_tree(folder):
+def test_a_timeout_ends_the_whole_process_tree(folder, monkeypatch):
+    monkeypatch.setattr(stages, "GRACE_SECONDS", 0.5)  # a child in the background does not hear of SIGINT
     command = ["bash", "-c", "sleep 300 & echo $! > child; wait"]
     with pytest.raises(StageTimeout, match=r"flow\.timeout\.train"):
         follow("train", command, soon(2), lambda line: None)
     assert not is_running(int((folder / "child").read_text()))
 
 
-def test_an_interrupted_flow_ends_the_whole_process_tree(folder):
+def test_an_interrupted_flow_ends_the_whole_process_tree(folder, monkeypatch):
+    monkeypatch.setattr(stages, "GRACE_SECONDS", 0.5)
+
     def interrupt(line):
         raise KeyboardInterrupt
 
@@ -192,6 +195,17 @@ def test_hashes_are_those_of_dvc(folder):
     assert output_hashes("split") == {"a": "1", "b": "2"}
     assert output_hashes("train") == {}
     assert output_hashes("data") == {"data": "3.dir"}
+
+
+def test_a_stage_leaves_how_long_it_took_when_it_ends_well_and_other_commands_nothing(folder):
+    for name in ("split", "promote"):
+        with stage(name):
+            time.sleep(0.06)
+    with pytest.raises(SystemExit), stage("train"):
+        raise StageError("no")
+    [(name, seconds)] = seconds_of(STAGES).items()
+    assert name == "split" and seconds >= 0.1
+    assert [path.name for path in folder.rglob("*.json")] == ["split.json"]
 
 
 @pytest.mark.parametrize(
