@@ -84,6 +84,7 @@ def run_checkpoint(name: str, table: pd.DataFrame, suite: Sequence[Expectation],
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     partial = site.with_name(f".{site.name}.partial").absolute()
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)  # where that fails, Great Expectations would go on, and print its traceback
     context = gx.get_context(mode="ephemeral", project_config=_config(partial))
     asset = context.data_sources.add_pandas("data").add_dataframe_asset("manifest")
     validation = gx.ValidationDefinition(

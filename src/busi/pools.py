@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes for the length of a block; forked ones would inherit the locks of the caller's threads.
 
-    When the block is left by an exception, what has not begun is dropped. Ctrl-C reaches the caller alone. When the
-    caller is killed its workers end too: by themselves they would wait for ever for jobs that nobody can send.
+    When the block is left by an exception, what has not begun is dropped. Ctrl-C and SIGTERM reach the caller alone.
+    When the caller is killed its workers end too: by themselves they would wait for ever for jobs that nobody can send.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare)
     try:
@@ -26,7 +25,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _prepare() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)  # out of the reach of Ctrl-C and of what is sent to the caller's group
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
