@@ -85,30 +85,33 @@ def run_checkpoint(name: str, table: pd.DataFrame, suite: Sequence[Expectation],
     partial = site.with_name(f".{site.name}.partial").absolute()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)  # where that fails, Great Expectations would go on, and print its traceback
-    context = gx.get_context(mode="ephemeral", project_config=_config(partial))
-    asset = context.data_sources.add_pandas("data").add_dataframe_asset("manifest")
-    validation = gx.ValidationDefinition(
-        name="manifest",
-        data=asset.add_batch_definition_whole_dataframe("all"),
-        suite=context.suites.add(gx.ExpectationSuite(name="manifest", expectations=list(suite))),
-    )
-    checkpoint = gx.Checkpoint(
-        name="validate",
-        validation_definitions=[context.validation_definitions.add(validation)],
-        actions=[UpdateDataDocsAction(name="data_docs")],
-        result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["path"],
-            "return_unexpected_index_query": False,
-        },
-    )
-    # The pages show values as they are: a file name must not be able to bring markup into them.
-    escaped = table.map(lambda value: html.escape(value) if isinstance(value, str) else value)
-    run = RunIdentifier(run_name=re.sub(r"[^\w-]+", "_", name))
-    results = checkpoint.run(batch_parameters={"dataframe": escaped}, run_id=run).run_results.values()
-    _open_from_disk(partial)
-    shutil.rmtree(site, ignore_errors=True)
-    os.replace(partial, site)
+    try:
+        context = gx.get_context(mode="ephemeral", project_config=_config(partial))
+        asset = context.data_sources.add_pandas("data").add_dataframe_asset("manifest")
+        validation = gx.ValidationDefinition(
+            name="manifest",
+            data=asset.add_batch_definition_whole_dataframe("all"),
+            suite=context.suites.add(gx.ExpectationSuite(name="manifest", expectations=list(suite))),
+        )
+        checkpoint = gx.Checkpoint(
+            name="validate",
+            validation_definitions=[context.validation_definitions.add(validation)],
+            actions=[UpdateDataDocsAction(name="data_docs")],
+            result_format={
+                "result_format": "COMPLETE",
+                "unexpected_index_column_names": ["path"],
+                "return_unexpected_index_query": False,
+            },
+        )
+        # The pages show values as they are: a file name must not be able to bring markup into them.
+        escaped = table.map(lambda value: html.escape(value) if isinstance(value, str) else value)
+        run = RunIdentifier(run_name=re.sub(r"[^\w-]+", "_", name))
+        results = checkpoint.run(batch_parameters={"dataframe": escaped}, run_id=run).run_results.values()
+        _open_from_disk(partial)
+        shutil.rmtree(site, ignore_errors=True)
+        os.replace(partial, site)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     found = {result.expectation_config.id: result for whole in results for result in whole.results}
     return [_outcome(found[expectation.id]) for expectation in suite]
 
