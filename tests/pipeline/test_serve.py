@@ -120,6 +120,7 @@ def test_the_curl_line_that_is_printed_works_when_pasted(served, promoted, known
     pasted = subprocess.run(["bash", "-c", line], cwd=promoted, capture_output=True, text=True, check=True)
     [row] = json.loads(pasted.stdout)["predictions"]
     assert set(row) == ROW and row["model_version"] == f"{NAME}/1"
+    assert set(row["probabilities"]) == set(CLASSES)  # the image that it names is there and readable
 
 
 @pytest.mark.parametrize(
