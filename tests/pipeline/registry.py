@@ -117,7 +117,8 @@ def keras_file(tmp_path_factory):
     """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
     import keras
 
-    from busi.novelty import describe, fit
+    from busi.inference import compile_pass
+    from busi.novelty import fit
     from busi.serving import ImageClassifier
 
     folder = tmp_path_factory.mktemp("keras")
@@ -136,7 +137,7 @@ def keras_file(tmp_path_factory):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         files.append(file.getvalue())
-    _, described = describe(model)(np.repeat(noise[..., None], 3, axis=3))
+    described = compile_pass(model)(np.repeat(noise[..., None], 3, axis=3)).described
     novelty = fit(described, described, accepted=1)  # noise is what this model knows
     novelty.save(folder / "novelty.npz")
     said = ImageClassifier(model, novelty, "1").predict(files)
