@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline.registry import empty_store, folder_with_store, keras_file, outputs  # noqa: F401
+from tests.pipeline.registry import (  # noqa: F401
+    empty_store,
+    folder_with_store,
+    keras_file,
+    known,
+    outputs,
+    with_production,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
