@@ -91,9 +91,9 @@ def free_port():
 
 
 @contextlib.contextmanager
-def mlflow_server(folder, backend):
+def mlflow_server(folder, backend, port=None):
     """An MLflow tracking server on this backend store, with its artifacts below `folder`; its address."""
-    port = free_port()
+    port = port or free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend),
         *("--artifacts-destination", str(folder / "served"), "--host", ui.HOST, "--port", str(port), "--workers", "1"),
