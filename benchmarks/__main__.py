@@ -1,4 +1,4 @@
-"""Every row of docs/performance.md, one script after the other, then the table: `python -m benchmarks`, or `make bench`.
+"""Every row of docs/performance.md, then the table: `python -m benchmarks`, or `make bench`.
 
 The table goes between the two marks in docs/performance.md; a quick run only prints it.
 """
@@ -11,7 +11,13 @@ import typer
 
 from benchmarks import harness
 
-SCRIPTS = {"training": True, "prediction": True, "data": True, "flow": False, "growth": False}  # whether it takes images
+SCRIPTS = {
+    "training": True,
+    "prediction": True,
+    "data": True,
+    "flow": False,
+    "growth": False,
+}  # whether it takes images
 PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- table -->\n", "<!-- end -->"
 

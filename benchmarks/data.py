@@ -52,7 +52,9 @@ def measure_phantom(count: int, repeats: int, quick: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         phantom.generate(folder, counts, seed=1)
 
-    rates = [sum(counts.values()) / seconds for seconds in harness.alternate({"phantom": generated}, repeats)["phantom"]]
+    rates = [
+        sum(counts.values()) / seconds for seconds in harness.alternate({"phantom": generated}, repeats)["phantom"]
+    ]
     shutil.rmtree(folder)
     harness.record(
         quick, "phantom", f"phantom generation, {sum(counts.values())} images of about 500 × 500", "–",

@@ -1,8 +1,8 @@
 """What it costs to be asked: DVC with nothing to do, the flow, the start of a stage: `python -m benchmarks.flow`.
 
-In a clone of the last commit with a small phantom set, each command a process of its own: `dvc repro` with nothing to do
-against `dvc status`; the flow against `dvc repro`, with nothing to do and with every stage forced; and importing what
-the stages without TensorFlow need against a Python that does nothing.
+In a clone of the last commit with a small phantom set, each command a process of its own: `dvc repro` with nothing to
+do against `dvc status`; the flow against `dvc repro`, with nothing to do and with every stage forced; and importing
+what the stages without TensorFlow need against a Python that does nothing.
 """
 
 import typer
@@ -24,7 +24,8 @@ def main(quick: harness.Quick = False) -> None:
 
     def runs(**commands: tuple[str, ...]) -> dict[str, list[float]]:
         return harness.alternate(
-            {name: lambda command=command: harness.python(folder, *command) for name, command in commands.items()}, repeats
+            {name: lambda command=command: harness.python(folder, *command) for name, command in commands.items()},
+            repeats,
         )
 
     asked = runs(repro=("-m", "dvc", "repro"), status=("-m", "dvc", "status"), flow=("-m", "pipeline.flow"))
@@ -43,7 +44,7 @@ def main(quick: harness.Quick = False) -> None:
         quick, "flow", "the flow, every stage forced", "bare `dvc repro --force`", "≤ +15 s",
         f"{harness.spread(more, ' s')} more; with nothing to do {harness.spread(idle, ' s')} more",
         harness.median(more) <= 15,
-        {"more": more, "more with nothing to do": idle, "dvc repro --force": forced["repro"], "flow --force": forced["flow"]},
+        {"more": more, "more with nothing to do": idle, "dvc repro": forced["repro"], "flow": forced["flow"]},
     )  # fmt: skip
 
     modules = {name: ("-c", f"import pipeline.{name}") for name in WITHOUT_TENSORFLOW}
@@ -53,7 +54,7 @@ def main(quick: harness.Quick = False) -> None:
         for name in WITHOUT_TENSORFLOW
     }
     harness.record(
-        quick, "start", "start of a stage that needs no TensorFlow, all that it imports", "`python -c pass`", "≤ +1.5 s",
+        quick, "start", "start of a stage that needs no TensorFlow: its imports", "`python -c pass`", "≤ +1.5 s",
         "; ".join(f"{name} {harness.spread(values, ' s')} more" for name, values in later.items()),
         max(map(harness.median, later.values())) <= 1.5, {**later, "python -c pass": started["nothing"]},
     )  # fmt: skip

@@ -1,11 +1,11 @@
 """Time and memory as the number of images grows: `python -m benchmarks.growth`.
 
-Every stage is a process of its own in a clone whose data are 780, 1,560, 3,120 and 6,240 phantoms, for memory 7,800. So
-that this takes minutes, images are 64 pixels a side for the network, each training image has one augmented view, and
-training is one epoch of the head and one of the tail; what a stage does with an image is the same. Growth is the exponent
-p of t = a + b nᵖ at p = 1, shown as seconds for each further image between the two smallest and the two largest sets:
-linear or better where the second is not above the first. Memory is the largest resident set of the process, of which the
-pages of a mapped file, which the system takes back when it needs them, are a part.
+Every stage is a process of its own in a clone whose data are 780, 1,560, 3,120 and 6,240 phantoms, for memory 7,800.
+So that this takes minutes, images are 64 pixels a side for the network, each training image has one augmented view,
+and training is one epoch of the head and one of the tail. Growth is shown as the time for each further image, between
+the two smallest and between the two largest sets: linear or better where the second is not above the first. Memory is
+the largest resident set of the process, of which the pages of a mapped file, which the system takes back when it needs
+them, are a part.
 """
 
 import typer

@@ -1,6 +1,6 @@
 """What the measurements share: images to work on, a clone to run stages in, alternating repeats, and the record.
 
-A row of the record is what was measured against what, the reach, the result in words, and the medians with their spread.
+A row of the record is what was measured against what, the reach, the result in words, and medians with their spread.
 `reports/benchmarks.json` holds the rows of one machine: those of another one go when the first is written here. A quick
 run, which is for trying the scripts out, is recorded in `.cache/` instead.
 """
@@ -22,9 +22,9 @@ from tabulate import tabulate
 
 os.environ["TQDM_DISABLE"] = "1"  # before anything imports it: bars would run through what is printed here
 
-from busi import layout, phantom  # noqa: E402
-from pipeline import CACHE, ROOT  # noqa: E402
-from pipeline.outputs import write_json  # noqa: E402
+from busi import layout, phantom
+from pipeline import CACHE, ROOT
+from pipeline.outputs import write_json
 
 PLACE = CACHE / "benchmarks"
 RECORD = ROOT / "reports/benchmarks.json"
@@ -116,7 +116,10 @@ def quotients(theirs: list[float], ours: list[float]) -> list[float]:
 
 def spread(values: list[float], unit: str = "", digits: int = 3) -> str:
     """`median (least to largest)`, for people."""
-    shown = [f"{value:,.0f}" if value >= 1000 else f"{value:.{digits}g}" for value in (median(values), min(values), max(values))]
+    shown = [
+        f"{value:,.0f}" if value >= 1000 else f"{value:.{digits}g}"
+        for value in (median(values), min(values), max(values))
+    ]
     return shown[0] + unit if len(values) == 1 else f"{shown[0]}{unit} ({shown[1]} to {shown[2]})"
 
 
@@ -164,7 +167,8 @@ def table(quick: bool = False) -> str:
 
 
 ROWS = (
-    "cold", "cached", "fold", "batch", "one", "rest", "noop", "flow", "validate", "phantom", "start", "memory", "growth",
+    "cold", "cached", "fold", "batch", "one", "rest", "noop", "flow", "validate", "phantom", "start",
+    "memory", "growth",
 )  # fmt: skip
 
 _VERDICTS = {True: "yes", False: "**no**", None: "–"}

@@ -1,11 +1,11 @@
 """Ten epochs of fine-tuning against the usual recipe: `python -m benchmarks.training`.
 
-The recipe is Keras' own way: DenseNet121 frozen inside the model and so computed again in every epoch, 256 x 256, batches
-of 16 read by `image_dataset_from_directory`, a fifth of the images for validation, Adam, a head of dense layers on the
-flattened features. Its epoch is measured in `model.fit` after two batches have been traced and compiled, and counted ten
-times; its imports and compiling are not counted. Ours are the stages as `dvc repro` starts them, each a whole process:
-`featurize` and `train` with five epochs of the head and five of the tail, and for a further fold of a cross-validation
-`pipeline.crossval` with five folds, after one that had computed the prefix.
+The recipe is Keras' own way: DenseNet121 frozen inside the model and so computed again in every epoch, 256 x 256,
+batches of 16 read by `image_dataset_from_directory`, a fifth of the images for validation, Adam, a head of dense layers
+on the flattened features. Its epoch is measured in `model.fit` after two batches have been traced and compiled, and
+counted ten times; its imports and compiling are not counted. Ours are the stages as `dvc repro` starts them, each a
+whole process: `featurize` and `train` with five epochs of the head and five of the tail, and for a further fold of a
+cross-validation `pipeline.crossval` with five folds, after one that had computed the prefix.
 """
 
 import shutil
