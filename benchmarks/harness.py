@@ -28,7 +28,7 @@ from pipeline.outputs import write_json
 
 PLACE = CACHE / "benchmarks"
 RECORD = ROOT / "reports/benchmarks.json"
-QUICK_RECORD = PLACE / "quick.json"
+QUICK_RECORD = CACHE / "benchmarks-quick.json"
 REPEATS = 5
 
 Images = Annotated[Path | None, typer.Option(help="a folder in BUSI's layout; by default phantoms, 780 of native size")]
@@ -81,13 +81,12 @@ def clone(name: str, changes: dict, data: Path | None = None) -> Path:
     return folder
 
 
-def python(folder: Path, *arguments: str, variables: dict[str, str] | None = None) -> Ended:
+def python(folder: Path, *arguments: str) -> Ended:
     """Run this Python in a folder; one that fails ends the measurement with its words."""
-    environment = {**os.environ, "DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc")}
     started = time.perf_counter()
     with (folder / ".git/benchmark.log").open("w+") as log:
         command = [sys.executable, *arguments]
-        process = subprocess.Popen(command, cwd=folder, env=environment | (variables or {}), stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)
         ended = Ended(time.perf_counter() - started, used.ru_maxrss / 1024)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -95,6 +94,13 @@ def python(folder: Path, *arguments: str, variables: dict[str, str] | None = Non
             log.seek(0)
             sys.exit(f"python {' '.join(arguments)} ended with {process.returncode}\n{log.read()}")
     return ended
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of a process in a clone: its own store and caches, not a server that is named for the repository."""
+    servers = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "BUSI_ROOT")
+    kept = {name: value for name, value in os.environ.items() if name not in servers}
+    return kept | {"DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc")}
 
 
 def alternate(runs: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
