@@ -30,7 +30,7 @@ def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
         harness.clone(f"training-{size}", RECIPE | {"featurize.image_size": size}, data) for size in (128, 256)
     )
     for place in (folder, at_256):
-        for stage in ("validate", "split", "featurize"):
+        for stage in ("validate", "split"):
             harness.python(place, "-m", f"pipeline.{stage}")
     epoch = usual_recipe(harness.pictures(data))
     seconds = harness.alternate(
