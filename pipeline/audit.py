@@ -22,7 +22,7 @@ def train_on(split: pd.DataFrame, folder: Path, params: Params):
         folder: where the paths are relative to.
     """
     from busi.features import feature_rows, read_features, write_features
-    from busi.model import cut
+    from busi.model import cut, for_inference
     from busi.training import Recipe, calibrate, examples_from_rows, train
 
     model = initial_model(params.featurize, params.train.dropout)
@@ -35,7 +35,7 @@ def train_on(split: pd.DataFrame, folder: Path, params: Params):
 
     with scratch(CACHE, "audit") as workplace:
         features = workplace / "features.npy"
-        write_features(prefix, folder, rows, params.featurize.seed, features)
+        write_features(for_inference(prefix), folder, rows, params.featurize.seed, features)
         examples = examples_from_rows(read_features(features, rows), rows)
         train(tail, examples, recipe, workplace / "checkpoint.npz", "audit", report)
         calibrate(tail, examples, recipe.batch_size)

@@ -14,6 +14,7 @@ A file that can't be read is a row with its reason like any other; a table that 
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -85,17 +86,26 @@ class ImageClassifier:
         """A row each of at most `BATCH` files."""
         read: dict[int, np.ndarray] = {}
         rows = [self._row(reason="") for _ in files]
-        for number, file in enumerate(files):
-            try:
-                read[number] = images.prepare(read_upload(file), self.size)
-            except ValueError as error:
-                rows[number] = self._row(reason=str(error))
+        # Decoding and resizing leave Python's lock, so threads use every core
+        with ThreadPoolExecutor() as pool:
+            for number, pixels in enumerate(pool.map(self._pixels, files)):
+                if isinstance(pixels, ValueError):
+                    rows[number] = self._row(reason=str(pixels))
+                else:
+                    read[number] = pixels
         if read:
             probabilities, described, _ = self._look(np.stack(list(read.values())))
             distances = self.novelty.distance(described) if self.novelty else np.zeros(len(read))
             for number, said, distance in zip(read, probabilities, distances, strict=True):
                 rows[number] = self._row(_reason(distance, self.novelty), said)
         return rows
+
+    def _pixels(self, file: bytes) -> np.ndarray | ValueError:
+        """What the network takes of a file, or why it can't be read."""
+        try:
+            return images.prepare(read_upload(file), self.size)
+        except ValueError as error:
+            return error
 
     def _row(self, reason: str, probabilities: np.ndarray | None = None) -> dict:
         accepted = probabilities is not None and not reason
