@@ -48,6 +48,7 @@ FORCIBLE = ("verdict", "not_worse_than_production")
 AUDIT, NOTE = "audit.", "promoting."
 PATIENCE = 60  # seconds after which the note of another machine is taken for that of a killed process
 LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
+SETTLING_SECONDS = 10  # that `verify` waits for a promotion which is under way
 TRIES = 5  # to be the only one who promotes, where several begin in the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[dict]], None]
 
@@ -460,8 +461,21 @@ def verify(name: str, every: bool = False) -> list[dict]:
 
     Returns:
         A list of `{"name", "value", "threshold", "passed", "sentence"}`; one that failed says that somebody has gone
-        round the gate, or that a promotion was cut off.
+        round the gate, or that a promotion was cut off. One that is under way is waited for.
     """
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while True:
+        before = tracking.model_tags(name)
+        checks = _verify(name, every)
+        after = tracking.model_tags(name)
+        # A promotion begins with a note and ends with an entry, both of which are tags
+        moving = before != after or any(tag.startswith(NOTE) for tag in after)
+        if not moving or all(check["passed"] is not False for check in checks) or time.monotonic() > deadline:
+            return checks
+        time.sleep(0.2)
+
+
+def _verify(name: str, every: bool) -> list[dict]:
     found = tracking.versions(name)
     log = audit_log(name)
     alias = tracking.production_version(name)

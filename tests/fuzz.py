@@ -11,8 +11,10 @@ A failure is repeated by `python -m tests.fuzz --target image --seed 1 --first 1
 """
 
 import argparse
+import contextlib
 import faulthandler
 import functools
+import html
 import importlib.util
 import json
 import subprocess
@@ -26,7 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import pipeline  # noqa: F401, first: it puts src/ on the path
+import pipeline  # first: it puts src/ on the path
 from busi import archive, duplicates, images, manifest
 from pipeline.outputs import StageError, write_json
 from tests import hostile
@@ -34,7 +36,10 @@ from tests import hostile
 SECONDS = 10
 HANG_SECONDS = 300  # by the clock, which other processes slow down: what waits uses no processor time
 MEGABYTES = 1024
-CASES = {"image": 1200, "manifest": 300, "served": 400, "archive": 800, "data": 300, "folder": 200}
+CASES = {
+    "image": 1200, "manifest": 300, "served": 400, "predict": 300, "app": 200, "endpoint": 400, "archive": 800,
+    "data": 300, "folder": 200, "predicted folder": 200,
+}  # fmt: skip
 SMALLER = 8  # the part of these that `make test` runs
 
 
@@ -79,6 +84,48 @@ def serve(case: hostile.Case, place: Path) -> None:
         raise AssertionError(f"probabilities {table.to_dict()}")
 
 
+def predict_file(case: hostile.Case, place: Path) -> None:
+    """As `python -m pipeline.predict PATH` reads a file and prints what is said of it, in each of its three ways."""
+    path = place / case.name
+    path.write_bytes(case.content)
+    _predict([path])
+
+
+def ask_app(case: hostile.Case, place: Path) -> None:
+    """The app's whole page after an upload, on a model of three weights and without a registry."""
+    from streamlit.testing.v1 import AppTest
+
+    page = _page()
+    page.file_uploader[0].set_value([(case.name, case.content, "image/png")])
+    page.run(timeout=HANG_SECONDS)
+    if page.exception or page.error:
+        raise AssertionError(f"on the page: {[*page.exception, *page.error]}")
+    text = " ".join(element.proto.body for element in page.get("html"))
+    assert isinstance(page, AppTest)
+    shown = html.escape(images.printable(case.name))
+    if shown not in text or "<h2" in case.name:
+        raise AssertionError(f"{shown} is not on the page")
+    if "can&#39;t be read" in text or "can't be read" in text:
+        raise ValueError(f"{images.printable(case.name)}: {text[-300:]}")
+
+
+def ask_endpoint(case: hostile.Case, place: Path) -> None:
+    """One request to the scoring server as `pipeline.serve` has it, through all but the socket."""
+    answer = _endpoint().post("/invocations", content=case.content, headers={"Content-Type": "application/json"})
+    if "Traceback" in answer.text or 'File \\"' in answer.text:
+        raise AssertionError(f"a traceback: {answer.text[:500]}")
+    if answer.status_code == 200:
+        reasons = [row["reason"] for row in answer.json()["predictions"] if not row["accepted"]]
+    elif answer.status_code in (400, 413) and set(answer.json()) == {"error_code", "message"}:
+        reasons = [answer.json()["message"]]
+    else:
+        raise AssertionError(f"status {answer.status_code}: {answer.text[:500]}")
+    if reasons:
+        if not all(reasons):
+            raise AssertionError(f"no reason: {answer.text[:500]}")
+        raise ValueError(f"{case.name}: {reasons[0]}")
+
+
 def take_archive(case: hostile.Case, place: Path) -> None:
     inner = place / "a" / "b"
     inner.mkdir(parents=True)
@@ -119,22 +166,33 @@ def take_folder(case: Callable[[Path], None], place: Path) -> None:
                 raise AssertionError(f"{path} was written")
 
 
+def predict_folder(case: Callable[[Path], None], place: Path) -> None:
+    """The same of a folder; each image file in it, and what is named like one, has its row."""
+    source = place / "source"
+    source.mkdir()
+    case(source)
+    _predict([source])
+
+
 TARGETS = {
     "image": (read_image, hostile.images),
     "manifest": (read_set, hostile.images),
     "served": (serve, hostile.images),
+    "predict": (predict_file, hostile.images),
+    "app": (ask_app, hostile.images),
+    "endpoint": (ask_endpoint, hostile.requests),
     "archive": (take_archive, hostile.archives),
     "data": (take_data, hostile.archives),
     "folder": (take_folder, hostile.folders),
+    "predicted folder": (predict_folder, hostile.folders),
 }
 
 
 def results(target: str, seed: int, first: int, count: int, heavy: bool = True) -> Iterator[Result]:
     """Run cases `first` to `first + count` of a target in this process."""
     read, make = TARGETS[target]
-    if target == "served":
-        serve(hostile.Case("", "", hostile.good_images()[1][1]), Path())  # the imports and the first graph
-    made = make(seed, first + count) if target == "folder" else make(seed, first + count, heavy)
+    _warm_up(target)
+    made = make(seed, first + count) if make is hostile.folders else make(seed, first + count, heavy)
     for number, case in islice(enumerate(made), first, None):
         name = case[1] if isinstance(case, hostile.Case) else "source"
         with tempfile.TemporaryDirectory() as folder:
@@ -208,15 +266,97 @@ def guided(target: str, seconds: int, corpus: Path) -> None:
     atheris.Fuzz()
 
 
+def _warm_up(target: str) -> None:
+    """The imports and the first graph, which are no cost of the first case."""
+    good = hostile.good_images()[1][1]
+    if target in ("served", "predict", "app", "predicted folder"):
+        serve(hostile.Case("", "", good), Path())
+    if target == "app":
+        with contextlib.suppress(ValueError):
+            ask_app(hostile.Case("", "warm.png", good), Path())
+    if target == "endpoint":
+        ask_endpoint(
+            next(iter(hostile.requests(0, 1, heavy=False)))._replace(content=hostile.request_of([good])), Path()
+        )
+
+
 @functools.cache
 def _classifier():
+    """What serves, on a network of three weights that takes every image for one that it knows."""
     import keras
+    import numpy as np
 
+    from busi.novelty import Novelty
     from busi.serving import ImageClassifier
 
     pixels = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    return ImageClassifier(keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled)), "1")
+    # The layers that serving and the heat map look at, by DenseNet121's names
+    found = keras.layers.Rescaling(1 / 255, name="conv1_relu")(pixels)
+    found = keras.layers.AveragePooling2D(2, name="pool2_pool")(found)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(found))
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="head")(pooled))
+    return ImageClassifier(model, Novelty(np.zeros(12), np.eye(12), 1e30), "tiny/1")
+
+
+def _predict(paths: list[Path]) -> None:
+    from tqdm import tqdm
+
+    from pipeline import predict
+
+    files = predict.find(paths)
+    rows = list(predict.classify(_classifier(), files, tqdm(disable=True)))
+    said = [json.dumps(rows, ensure_ascii=False), predict.flatten(rows).to_csv(index=False), predict.as_table(rows)]
+    for text in said:
+        text.encode("utf-8", "backslashreplace")  # as it is printed
+    if [row["path"] for row in rows] != [str(path) for path in files]:
+        raise AssertionError(f"rows of {[row['path'] for row in rows]}")
+    refused = [row for row in rows if not row["accepted"]]
+    if not all(row["reason"] for row in refused):
+        raise AssertionError(f"no reason: {refused}")
+    if refused:
+        raise ValueError("; ".join(f"{images.printable(row['path'])}: {row['reason']}" for row in refused))
+
+
+@functools.cache
+def _page():
+    """The app's page, with a model in the place of the Production one."""
+    from types import SimpleNamespace
+
+    import pandas as pd
+    from streamlit.testing.v1 import AppTest
+
+    from pipeline import production, tracking
+
+    metric = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 9}
+    point = {name: metric for name in ("sensitivity", "specificity", "ppv", "npv")}  # noqa: C420 - read only
+    table = pd.DataFrame({"label": ["benign"], "predicted": ["benign"], "benign": 0.9, "malignant": 0.1, "normal": 0})
+    found = SimpleNamespace(
+        name="tiny", version="1", classifier=_classifier(), card="# A card", gate={"verdict": "passed", "rules": []},
+        metrics={"accuracy": metric, "operating_point": {"threshold": 0.4, **point}}, predictions=table,
+    )  # fmt: skip
+    tracking.production_version = lambda name: "1"
+    production.load = lambda name: found
+    sys.argv[1:] = ["--model", "tiny"]
+    return AppTest.from_file(str(Path(pipeline.__file__).with_name("app.py"))).run(timeout=HANG_SECONDS)
+
+
+@functools.cache
+def _endpoint():
+    """A client of the scoring server on a model folder as it is registered."""
+    from starlette.testclient import TestClient
+
+    from pipeline import serve, tracking
+
+    place = Path(_scratch().name)
+    _classifier().model.save(place / "model.keras")
+    _classifier().novelty.save(place / "novelty.npz")
+    tracking.write_model(place / "made" / "model", place / "model.keras", place / "novelty.npz", None, None, "model")
+    return TestClient(serve.limited(tracking.scoring_app(place / "made" / "model")), raise_server_exceptions=False)
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
 
 
 def _require_inside(place: Path, out: Path, source: Path) -> None:
