@@ -95,7 +95,7 @@ def classify(classifier, files: list[Path], progress: tqdm) -> Iterator[dict]:
 
 def flatten(rows: list[dict]) -> pd.DataFrame:
     """The same with a column a class in place of `probabilities`."""
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, dtype=object)  # as text, pandas refuses a name that is none
     place = table.columns.get_loc("probabilities")
     for offset, label in enumerate(CLASSES):
         table.insert(place + 1 + offset, label, [said[label] if said else None for said in table["probabilities"]])

@@ -79,9 +79,11 @@ def read_set(case: hostile.Case, place: Path) -> None:
 
 def serve(case: hostile.Case, place: Path) -> None:
     """As the registered model reads an image."""
-    table = _classifier().predict([case.content])
-    if not abs(sum(table.loc[0, list(hostile.CLASSES)]) - 1) < 1e-6:
-        raise AssertionError(f"probabilities {table.to_dict()}")
+    [row] = _classifier().predict([case.content]).to_dict(orient="records")
+    if not row["accepted"]:
+        raise ValueError(f"{case.name}: {row['reason'] or row['probabilities']}")
+    if not abs(sum(row["probabilities"].values()) - 1) < 1e-6:
+        raise AssertionError(f"probabilities {row}")
 
 
 def predict_file(case: hostile.Case, place: Path) -> None:
@@ -270,7 +272,7 @@ def _warm_up(target: str) -> None:
     """The imports and the first graph, which are no cost of the first case."""
     good = hostile.good_images()[1][1]
     if target in ("served", "predict", "app", "predicted folder"):
-        serve(hostile.Case("", "", good), Path())
+        serve(hostile.Case("", "warm.png", good), Path())
     if target == "app":
         with contextlib.suppress(ValueError):
             ask_app(hostile.Case("", "warm.png", good), Path())
