@@ -232,14 +232,11 @@ def session(files: dict, rng: random.Random, ended: threading.Event, known: dict
 
 def sessions(seed: int) -> None:
     """The process of the app: sessions as threads, as Streamlit has them, until a line comes in."""
-    import logging
+    from streamlit.logger import set_log_level
 
-    logging.getLogger("streamlit").setLevel(logging.ERROR)  # that no browser is there
-    for name in logging.root.manager.loggerDict:
-        if name.startswith("streamlit"):
-            logging.getLogger(name).setLevel(logging.ERROR)
     from pipeline import app
 
+    set_log_level("error")  # it would say that no browser is there
     expected = json.loads(Path("expected.json").read_text())
     files = {path: Path("data", path).read_bytes() for path in next(iter(expected.values()))}
     sys.argv[1:] = []
@@ -431,9 +428,8 @@ def promote_often(seed: str) -> Iterator[tuple[str, list]]:
             entry = promotion.rollback(NAME, "load", lambda *_: None)
             yield "a rollback", [entry["id"]]
         else:
-            number = rng.choice(
-                [int(version.version) for version in tracking.versions(NAME) if version.version != present]
-            )
+            others = {str(version.version) for version in tracking.versions(NAME)} - {present}
+            number = int(rng.choice(sorted(others)))
             entry = promotion.promote(NAME, number, params, False, "load", lambda *_: None)
             yield "a promotion", [entry["id"]]
 
