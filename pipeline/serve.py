@@ -6,6 +6,7 @@ on what a request may be, since MLflow takes a body of any size and kind, and an
 """
 
 import contextlib
+import copy
 import json
 import signal
 from typing import Annotated
@@ -90,9 +91,16 @@ class _Server(uvicorn.Server):
     """Prints what there is to say once it listens."""
 
     def __init__(self, app: FastAPI, port: int, said: str):
+        logging = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+        logging["handlers"]["access"]["stream"] = "ext://sys.stderr"  # with all else, into the log
         super().__init__(
             uvicorn.Config(
-                app, host=ui.HOST, port=port, log_level="info", timeout_graceful_shutdown=ENDING_SECONDS, lifespan="off"
+                app,
+                host=ui.HOST,
+                port=port,
+                lifespan="off",
+                log_config=logging,
+                timeout_graceful_shutdown=ENDING_SECONDS,
             )
         )
         self._said = said

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import promotion, register
+from pipeline import production, promotion, register
 from pipeline.params import read_params
 from tests import load
 from tests.pipeline.registry import NAME, lay_out, make_metrics, working_in, write
@@ -51,6 +51,8 @@ def until(condition):
 
 def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, keras_file, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py"])
+    real, loaded = production.load, []
+    monkeypatch.setattr(production, "load", lambda name: loaded.append(real(name)) or loaded[-1])
     files = {path.name: path.read_bytes() for path in keras_file.with_name("smoke").glob("*.image")}
     ended, known, found = threading.Event(), {}, [load.Found() for _ in range(4)]
     threads = [
@@ -68,6 +70,7 @@ def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, 
         for thread in threads:
             thread.join()
     assert [error for one in found for error in one.errors] == []
+    assert [one.version for one in loaded] == ["1", "2"]  # once each, and not once a session
     assert [one.versions for one in found] == [[f"{NAME}/1", f"{NAME}/2"]] * 4
 
 
