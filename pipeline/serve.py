@@ -22,8 +22,6 @@ from pipeline import production, promotion, tracking, ui
 from pipeline.outputs import StageError, stage
 
 PORT = 5001
-LOG = tracking.FOLDER / "serve.log"
-
 MAX_BODY = MAX_BYTES // 3 * 4 + 1_000_000  # one image of the largest size in base64, and some more
 MAX_VALUES = 10_000  # by brackets and commas, which base64 has none of: parsed, each costs a hundred bytes and more
 ENDING_SECONDS = 10  # for requests that have begun when the server ends
@@ -47,7 +45,8 @@ def main(
         tracking.connect()
         name = model or production.default_name()
         print(f"verifying the Production version of {name}", flush=True)
-        with promotion.production_files(name) as (version, files), LOG.open("w") as log:
+        path = tracking.FOLDER / f"serve-{port}.log"
+        with promotion.production_files(name) as (version, files), path.open("w") as log:
             address = f"http://{ui.HOST}:{port}/invocations"
             said = (
                 f"{name} version {version.version} answers at {address}  (Ctrl-C ends it)\n"
@@ -58,7 +57,7 @@ def main(
                     app = limited(tracking.scoring_app(files))
                     _Server(app, port, said).run()
             except SystemExit as ended:
-                raise StageError(f"the server did not start\n  {LOG} has its own message") from ended
+                raise StageError(f"the server did not start\n  {path} has its own message") from ended
 
 
 def limited(app: FastAPI) -> FastAPI:

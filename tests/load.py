@@ -144,14 +144,15 @@ def serving(workspace: Workspace, seconds: float, seed: int) -> list[str]:
             threading.Thread(target=ask, args=(target, files, expected, random.Random(f"{seed} {n}"), ended, found))
             for n, found in enumerate(clients)
         ]
-        memory = {"endpoint": Memory(first.pid), "app": Memory(app.pid)}
-        begun = time.monotonic()
+        memory, begun = {"endpoint": Memory(first), "app": Memory(app)}, time.monotonic()
         for thread in threads:
             thread.start()
         try:
-            pause(begun + seconds / 2, memory)
+            time.sleep(seconds / 2)
             workspace.python("pipeline.promote", "promote", "2", "--yes")
-            pause(begun + seconds, memory)
+            time.sleep(max(seconds / 5, begun + seconds - time.monotonic()))
+            for one in memory.values():
+                one.stop()
             said = json.loads(app.communicate("end\n", timeout=120)[0].splitlines()[-1])
             stayed = Counter(version for found in clients for version in found.versions)
 
@@ -177,7 +178,7 @@ def serving(workspace: Workspace, seconds: float, seed: int) -> list[str]:
             if one.versions != [f"{NAME}/1", f"{NAME}/2"]:
                 failures.append(f"{name}: client {number} saw {one.versions}")
         show(name, [one for client in found for one in client.seconds], sum(len(one.errors) for one in found))
-        failures += memory[name].judged(name, seconds)
+        failures += memory[name].judged(name)
     if stayed != Counter({f"{NAME}/1": CLIENTS}):
         failures.append(f"endpoint: it did not stay with its version: {stayed}")
     return failures
@@ -470,44 +471,45 @@ def held(folder: Path, said: dict[str, dict]) -> list[str]:
 # What the parts are made of
 
 
-class Memory:
-    """Resident memory of a process and all that it started, in MB, by the time."""
+class Memory(threading.Thread):
+    """Resident memory of a process and all that it started, in MB, once a second until `stop`."""
 
-    def __init__(self, pid: int):
-        self._process = psutil.Process(pid)
-        self._begun = time.monotonic()
+    def __init__(self, process: subprocess.Popen):
+        super().__init__(daemon=True)
+        self._process = psutil.Process(process.pid)
+        self._begun, self._stopped = time.monotonic(), threading.Event()
         self.samples: list[tuple[float, float]] = []
+        self.start()
 
-    def look(self) -> None:
-        total = 0
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [self._process, *self._process.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-            self.samples.append((time.monotonic() - self._begun, total / 1e6))
+    def run(self) -> None:
+        while not self._stopped.wait(1):
+            total = 0
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [self._process, *self._process.children(recursive=True)]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        total += process.memory_info().rss
+                self.samples.append((time.monotonic() - self._begun, total / 1e6))
 
-    def around(self, moment: float, length: float) -> float:
-        """The median of the samples around a moment."""
-        near = [size for when, size in self.samples if abs(when - moment) <= length]
-        return float(np.median(near)) if near else float("nan")
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
 
-    def judged(self, name: str, seconds: float) -> list[str]:
+    def judged(self, name: str) -> list[str]:
         """Print it at each fifth of the time; what is wrong with it."""
-        length = seconds / 20
-        sizes = [self.around(seconds * part / 5, length) for part in range(6)]
-        growth = self.around(seconds - length, length) / self.around(seconds / 5 + length, length) - 1
+        lasted = self.samples[-1][0]
+
+        def around(part: float) -> float:
+            """The median of a twentieth of the time; `part` is from 0 to 1."""
+            near = [size for when, size in self.samples if abs(when / lasted - part) <= 0.025]
+            return float(np.median(near))
+
+        sizes = [around(max(0.025, min(0.975, fifth / 5))) for fifth in range(6)]
+        growth = sizes[5] / sizes[1] - 1
         print(
-            f"  {name}: RSS {', '.join(f'{size:.0f}' for size in sizes)} MB at each fifth of {seconds} s; "
+            f"  {name}: RSS {', '.join(f'{size:.0f}' for size in sizes)} MB at each fifth of {lasted:.0f} s; "
             f"{growth:+.1%} over the last four"
         )
-        return [f"{name}: memory grew by {growth:.1%}"] if not growth <= GROWTH else []
-
-
-def pause(until: float, memory: dict[str, Memory]) -> None:
-    while time.monotonic() < until:
-        for one in memory.values():
-            one.look()
-        time.sleep(min(1, max(0, until - time.monotonic())))
+        return [f"{name}: memory grew by {growth:.1%}"] if growth > GROWTH else []
 
 
 @contextlib.contextmanager
