@@ -1,5 +1,6 @@
 """The short part of `make load`: a promotion while sessions of the app classify, and a crowd in one store."""
 
+import json
 import random
 import shutil
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import production, promotion, register
+from pipeline import production, promotion, register, tracking
+from pipeline.outputs import StageError
 from pipeline.params import read_params
 from tests import load
 from tests.pipeline.registry import NAME, lay_out, make_metrics, working_in, write
@@ -72,6 +74,19 @@ def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, 
     assert [error for one in found for error in one.errors] == []
     assert [one.version for one in loaded] == ["1", "2"]  # once each, and not once a session
     assert [one.versions for one in found] == [[f"{NAME}/1", f"{NAME}/2"]] * 4
+
+
+def test_a_reader_waits_for_a_promotion_that_is_under_way(two, monkeypatch):
+    tracking.connect()
+    note = {"id": "x", "action": "promote", "to": "2", "who": "a@b", "when": promotion._now().isoformat()}
+    tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
+    threading.Timer(1, tracking.delete_model_tag, (NAME, "promoting.x")).start()
+    with promotion.production_files(NAME) as (version, _):
+        assert str(version.version) == "1"
+    monkeypatch.setattr(promotion, "SETTLING_SECONDS", 0)  # one that was cut off is told in the end
+    tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
+    with pytest.raises(StageError, match="a@b began to promote version 2"), promotion.production_files(NAME):
+        pass
 
 
 def test_of_a_crowd_in_one_store_nothing_is_lost(two):
