@@ -438,4 +438,5 @@ def _at_least(across: tuple[int, int], down: tuple[int, int], width: int, height
     return left, top, right, bottom
 
 
-main()
+if __name__ == "__main__":  # so it is for Streamlit too
+    main()

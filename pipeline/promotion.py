@@ -48,6 +48,7 @@ FORCIBLE = ("verdict", "not_worse_than_production")
 AUDIT, NOTE = "audit.", "promoting."
 PATIENCE = 60  # seconds after which the note of another machine is taken for that of a killed process
 LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
+SETTLING_SECONDS = 5  # that `verify` waits for a promotion which is under way; on a server one takes two
 TRIES = 5  # to be the only one who promotes, where several begin in the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[dict]], None]
 
@@ -460,10 +461,9 @@ def verify(name: str, every: bool = False) -> list[dict]:
 
     Returns:
         A list of `{"name", "value", "threshold", "passed", "sentence"}`; one that failed says that somebody has gone
-        round the gate, or that a promotion was cut off.
+        round the gate, or that a promotion was cut off. One that is under way is waited for.
     """
-    log, alias = audit_log(name), tracking.production_version(name)
-    checks = _verify_moves(name, log, alias)
+    log, alias, checks = _verify_moves(name)
     for version in tracking.versions(name):
         if every or str(version.version) == alias:
             try:
@@ -484,23 +484,37 @@ def production_files(name: str) -> Iterator[tuple[ModelVersion, Path]]:
     Raises:
         StageError: there is no Production version, or something does not agree.
     """
-    version = _production(name)
-    if version is None:
+    log, number, checks = _verify_moves(name)
+    if number is None:
         raise StageError(
             f"{name} has no Production version\n  `make promote` makes the newest that passed the gate one"
         )
-    number, log = str(version.version), audit_log(name)
+    version = choose(name, int(number))
     with tracking.files_of(version) as files:
-        checks = _verify_moves(name, log, number) + _verify_files(version, files, log, number)
+        checks += _verify_files(version, files, log, number)
         wrong = [f"  {check['name']}: {check['sentence']}" for check in checks if check["passed"] is False]
         if wrong:
             raise StageError("\n".join([f"{name} version {number} is not served", *wrong]))
         yield version, files
 
 
-def _verify_moves(name: str, log: Mapping[int, Mapping], alias: str | None) -> list[dict]:
-    stack = production_stack(log.values())
-    return [_verify_log(log, _notes(name)), _verify_alias(alias, stack), _verify_stages(tracking.stages(name), alias)]
+def _verify_moves(name: str) -> tuple[dict[int, dict], str | None, list[dict]]:
+    """The audit log, the Production version, and what `verify` finds of the moves; one under way is waited for."""
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while True:
+        before = tracking.model_tags(name)
+        log, alias = audit_log(name), tracking.production_version(name)
+        checks = [
+            _verify_log(log, _notes(name)),
+            _verify_alias(alias, production_stack(log.values())),
+            _verify_stages(tracking.stages(name), alias),
+        ]
+        after = tracking.model_tags(name)
+        # A promotion begins with a note and ends with an entry, both of which are tags; an old note is a killed one's
+        moving = before != after or any(_age(note) < SETTLING_SECONDS for note in _notes(name).values())
+        if not moving or all(check["passed"] for check in checks) or time.monotonic() > deadline:
+            return log, alias, checks
+        time.sleep(0.2)
 
 
 def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> dict:
