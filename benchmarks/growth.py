@@ -27,7 +27,7 @@ LEAST = 1.0  # seconds that the largest set must take more than the smallest, or
 
 
 def main(quick: harness.Quick = False) -> None:
-    counts = (99, 198, 396) if quick else COUNTS
+    counts = (48, 96) if quick else COUNTS
     measure_time(counts, quick)
     measure_memory(counts[0], quick)
 
