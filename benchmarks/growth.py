@@ -95,7 +95,7 @@ def some_of(every: Path, count: int, of: int) -> Path:
             if int(name.stem.strip(f"{label} ()")) <= counts[label]:
                 (folder / label / path.name).symlink_to(path)
                 masks += name.mask is not None
-    write_json(folder / layout.DATASET_FILE, {"name": "phantom", "synthetic": True, "counts": counts, "masks": masks})
+    write_json(folder / layout.DATASET_FILE, harness.describe("phantom", True, counts, masks))
     return folder
 
 
