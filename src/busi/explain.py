@@ -5,6 +5,7 @@ of a class is the last feature map's channels, each weighed by the mean gradient
 at zero. Pixels go in as they go into the model, so the map is of the model's own preprocessing.
 """
 
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +16,8 @@ from busi.backend import keras, tf
 FEATURE_MAP = "relu"  # the layer before DenseNet121's global pooling
 HEAD = "head"
 BATCH = 32
+
+_COMPILING = threading.Lock()  # the app's sessions ask for the same at the same moment
 
 
 def grad_cam(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -36,7 +39,8 @@ def grad_cam(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.
 
 def evidence(model: keras.Model, pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The same before it is cut at zero and scaled, float32 (n, h, w): below 0 is what speaks against the class."""
-    run = _compiled(model)
+    with _COMPILING:
+        run = _compiled(model)
     parts = [slice(start, start + BATCH) for start in range(0, len(pixels), BATCH)]
     return np.concatenate([run(tf.cast(pixels[part], tf.float32), classes[part]).numpy() for part in parts])
 
@@ -47,6 +51,11 @@ def randomised(model: keras.Model, seed: int) -> keras.Model:
     """
     keras.utils.set_random_seed(seed)
     return keras.models.clone_model(model)
+
+
+def forget() -> None:
+    """Let go of the models that were explained, with what was compiled for them."""
+    _compiled.cache_clear()
 
 
 def enlarge(heat: np.ndarray, width: int, height: int) -> np.ndarray:
