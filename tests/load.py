@@ -214,7 +214,7 @@ def session(files: dict, rng: random.Random, ended: threading.Event, known: dict
 
     while not ended.is_set():
         path = rng.choice(list(files))
-        started = time.monotonic()
+        started, model = time.monotonic(), None  # a page that is made anew holds no model of before
         try:
             model, _ = app.production_model()
             file = app.File(path, files[path], path)
