@@ -313,7 +313,7 @@ def crowd(folder: Path, registering: int, reading: int, seconds: float, seed: in
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "src")])  # the server below starts with no other
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.load", "pipeline.register"])  # whose imports take seconds
+    context.set_forkserver_preload(["pipeline.register", "tests.pipeline.conftest"])  # whose imports take seconds
     parts = [
         ("registering", register_often, registering),
         ("reading", read_often, reading),
