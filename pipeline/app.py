@@ -135,10 +135,12 @@ def asked_model() -> str | None:
 def _load(name: str, version: str):
     """Load the Production version, unless it is this one and loaded. What comes may be a later one."""
     from busi import explain
-    from pipeline import production
+    from pipeline import production, tracking
 
     lock, loaded = _shelf()
     with lock:
+        if (name, version) not in loaded:  # while this one waited, another session may have loaded the next
+            version = tracking.production_version(name)
         if (name, version) not in loaded:
             # Before the next one comes: what two models at once take, the system does not get back
             loaded.clear()
