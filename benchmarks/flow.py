@@ -1,72 +1,63 @@
-"""What the flow costs beside bare `dvc repro`: `python -m benchmarks.flow`, from the repository root.
+"""What it costs to be asked: DVC with nothing to do, the flow, the start of a stage: `python -m benchmarks.flow`.
 
-Works in a clone of the last commit under `.cache/`. Runs `dvc repro` and the flow alternately, first with nothing to
-do, then with every stage forced, each a process of its own, and prints the seconds of both and their difference.
+In a clone of the last commit with a small phantom set, each command a process of its own: `dvc repro` with nothing to
+do against `dvc status`; the flow against `dvc repro`, with nothing to do and with every stage forced; and importing
+what the stages without TensorFlow need against a Python that does nothing.
 """
-
-import os
-import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
-from statistics import mean
-from typing import Annotated
 
 import typer
 
-CLONE = Path(".cache/benchmark-flow")
+from benchmarks import harness
+
 SMALL = {
-    "data.phantom.benign": 30,
-    "data.phantom.malignant": 24,
-    "data.phantom.normal": 18,
-    "featurize.image_size": 32,
-    "train.tail_epochs": 5,
-}
+    "data.phantom.benign": 30, "data.phantom.malignant": 24, "data.phantom.normal": 18,
+    "featurize.image_size": 32, "train.head_epochs": 1, "train.tail_epochs": 2,
+}  # fmt: skip
+WITHOUT_TENSORFLOW = ("validate", "split", "register")
 
 
-def main(
-    repeats: Annotated[int, typer.Option(help="runs of each kind")] = 3,
-    small: Annotated[
-        bool, typer.Option("--small", help="72 small images and 10 epochs: minutes, not half an hour")
-    ] = False,
-) -> None:
-    """Measure the flow against bare dvc repro."""
-    shutil.rmtree(CLONE, ignore_errors=True)
-    subprocess.run(["git", "clone", "--quiet", ".", str(CLONE)], check=True)
-    if small:
-        timed([sys.executable, "-c", f"from pipeline.params import override; override({SMALL})"])
-    python = sys.executable
-    timed([python, "-m", "pipeline.data", "phantom"])
-    timed([python, "-m", "dvc", "repro"])
-    print(f"{'':<16}{'dvc repro':>12}{'flow':>12}{'difference':>12}   seconds, load before")
-    for name, force in (("nothing to do", []), ("all stages", ["--force"])):
-        pairs = []
-        for repeat in range(repeats):
-            load = os.getloadavg()[0]
-            commands = [[python, "-m", "dvc", "repro", *force], [python, "-m", "pipeline.flow", *force]]
-            order = (0, 1) if repeat % 2 == 0 else (1, 0)
-            seconds = {which: timed(commands[which]) for which in order}
-            pairs.append((seconds[0], seconds[1]))
-            print(
-                f"{name:<16}{seconds[0]:>12.1f}{seconds[1]:>12.1f}{seconds[1] - seconds[0]:>12.1f}   {load:.1f}",
-                flush=True,
-            )
-        differences = [flow - repro for repro, flow in pairs]
-        print(
-            f"{name}: the flow takes {mean(differences):.1f} s more (n = {repeats} pairs, {min(differences):.1f} to "
-            f"{max(differences):.1f})"
+def main(quick: harness.Quick = False) -> None:
+    repeats = 1 if quick else harness.REPEATS
+    folder = harness.clone("flow", SMALL)
+    harness.python(folder, "-m", "pipeline.data", "phantom")
+    harness.python(folder, "-m", "dvc", "repro")
+
+    def runs(**commands: tuple[str, ...]) -> dict[str, list[float]]:
+        return harness.alternate(
+            {name: lambda command=command: harness.python(folder, *command) for name, command in commands.items()},
+            repeats,
         )
-    shutil.rmtree(CLONE)
 
+    asked = runs(repro=("-m", "dvc", "repro"), status=("-m", "dvc", "status"), flow=("-m", "pipeline.flow"))
+    ratio = harness.quotients(asked["repro"], asked["status"])
+    harness.record(
+        quick, "noop", "`dvc repro` with nothing to do", "`dvc status`", "≤ 1.2×",
+        f"{harness.spread(ratio, '×')}: {harness.spread(asked['repro'], ' s')}", harness.median(ratio) <= 1.2,
+        {"ratio": ratio, "dvc repro": asked["repro"], "dvc status": asked["status"]},
+    )  # fmt: skip
 
-def timed(command: list[str]) -> float:
-    environment = {**os.environ, "DVC_SITE_CACHE_DIR": str(CLONE.absolute() / ".cache/dvc"), "DVC_NO_ANALYTICS": "1"}
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return time.perf_counter() - started
+    forced = runs(repro=("-m", "dvc", "repro", "--force"), flow=("-m", "pipeline.flow", "--force"))
+    more, idle = (
+        [flow - repro for flow, repro in zip(found["flow"], found["repro"], strict=True)] for found in (forced, asked)
+    )
+    harness.record(
+        quick, "flow", "the flow, every stage forced", "bare `dvc repro --force`", "≤ +15 s",
+        f"{harness.spread(more, ' s')} more; with nothing to do {harness.spread(idle, ' s')} more",
+        harness.median(more) <= 15,
+        {"more": more, "more with nothing to do": idle, "dvc repro": forced["repro"], "flow": forced["flow"]},
+    )  # fmt: skip
+
+    modules = {name: ("-c", f"import pipeline.{name}") for name in WITHOUT_TENSORFLOW}
+    started = runs(nothing=("-c", "pass"), **modules)
+    later = {
+        name: [mine - bare for mine, bare in zip(started[name], started["nothing"], strict=True)]
+        for name in WITHOUT_TENSORFLOW
+    }
+    harness.record(
+        quick, "start", "start of a stage that needs no TensorFlow: its imports", "`python -c pass`", "≤ +1.5 s",
+        "; ".join(f"{name} {harness.spread(values, ' s')} more" for name, values in later.items()),
+        max(map(harness.median, later.values())) <= 1.5, {**later, "python -c pass": started["nothing"]},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

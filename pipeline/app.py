@@ -134,7 +134,6 @@ def asked_model() -> str | None:
 
 def _load(name: str, version: str):
     """Load the Production version, unless it is this one and loaded. What comes may be a later one."""
-    from busi import explain
     from pipeline import production, tracking
 
     lock, loaded = _shelf()
@@ -144,7 +143,6 @@ def _load(name: str, version: str):
         if (name, version) not in loaded:
             # Before the next one comes: what two models at once take, the system does not get back
             loaded.clear()
-            explain.forget()
             gc.collect()
             found = production.load(name)
             loaded[name, found.version] = found

@@ -31,12 +31,12 @@ def main() -> None:
     split = pd.read_csv(SPLIT)
 
     from busi.features import feature_rows, write_features
-    from busi.model import cut
+    from busi.model import cut, for_inference
 
     prefix, _ = cut(initial_model(params, dropout=0.0), params.boundary)
     rows = feature_rows(split, params.views)
     with whole_file(FEATURES) as partial:
-        write_features(prefix, DATA, rows, params.seed, partial)
+        write_features(for_inference(prefix), DATA, rows, params.seed, partial)
 
     write_csv(ROWS, rows)
     shape = " x ".join(map(str, prefix.output_shape[1:]))

@@ -1,8 +1,8 @@
 """The frozen-prefix cache: the prefix's output for every image and every augmented view, computed once.
 
-One array of rows, `float16 (rows, ...)`, in a `.npy` file that is appended to as they come and memory-mapped for
-reading, and a table that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ...
-are augmented views, made of training images only. Memory does not grow with the number of images.
+One array of rows, `float16 (rows, ...)`, in a `.npy` file that is appended to as they come and read row by row, and
+a table that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ... are augmented
+views, made of training images only. Memory does not grow with the number of images.
 """
 
 from collections.abc import Iterator
@@ -69,15 +69,33 @@ def write_features(prefix: keras.Model, folder: Path, rows: pd.DataFrame, seed: 
             progress.update(len(features))
 
 
-def read_features(path: Path, rows: pd.DataFrame) -> np.ndarray:
-    """Memory-map the array of `write_features`, float16 (rows, ...), read-only."""
-    array = np.load(path, mmap_mode="r")
+class Features:
+    """The array of `write_features`, float16 (rows, ...), of which rows are read from the file as they are asked for.
+
+    Mapped anew each time: pages of a map that stays count as memory of the process, in the end all of them.
+    """
+
+    def __init__(self, path: Path):
+        array = np.load(path, mmap_mode="r")
+        self.shape, self.dtype = array.shape, array.dtype
+        self._path, self._offset = path, array.offset
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | np.ndarray) -> np.ndarray:
+        return np.array(np.memmap(self._path, self.dtype, "r", self._offset, self.shape)[rows])
+
+
+def read_features(path: Path, rows: pd.DataFrame) -> Features:
+    """The array of `write_features` whose table is `rows`."""
+    array = Features(path)
     if len(array) != len(rows):
         raise ValueError(f"{path} has {len(array)} rows, its table {len(rows)}; re-run: dvc repro --force featurize")
     return array
 
 
-def select_features(parts: list[tuple[np.ndarray, pd.DataFrame]], rows: pd.DataFrame, path: Path) -> None:
+def select_features(parts: list[tuple[Features, pd.DataFrame]], rows: pd.DataFrame, path: Path) -> None:
     """Write to `path` what `write_features` would for `rows`, copied from arrays that hold all of their views.
 
     The network sees each view by itself, so a view's features do not depend on the images beside it.

@@ -14,6 +14,7 @@ A file that can't be read is a row with its reason like any other; a table that 
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ import yaml
 from PIL import Image
 
 from busi import DISCLAIMER, images
+from busi.inference import compile_pass
 from busi.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
-from busi.novelty import Novelty, describe
+from busi.novelty import Novelty
 
 COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
@@ -43,7 +45,7 @@ class ImageClassifier:
         self.novelty = novelty
         self.version = version
         self.size = shape[1]
-        self._run = describe(model)
+        self._look = compile_pass(model)
 
     def predict(self, files, params=None) -> pd.DataFrame:
         """Classify encoded image files; the columns are `COLUMNS`, described at the top of this module.
@@ -73,8 +75,8 @@ class ImageClassifier:
         if label not in CLASSES:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
         image = read_upload(encoded)
-        pixels = images.prepare(image, self.size)[np.newaxis]
-        return enlarge(grad_cam(self.model, pixels, np.array([CLASSES.index(label)]))[0], *image.size)
+        seen = self._look(images.prepare(image, self.size)[np.newaxis])
+        return enlarge(grad_cam(self.model, seen.features, np.array([CLASSES.index(label)]))[0], *image.size)
 
     def get_raw_model(self) -> "ImageClassifier":
         """What `PyFuncModel.get_raw_model` gives."""
@@ -84,17 +86,26 @@ class ImageClassifier:
         """A row each of at most `BATCH` files."""
         read: dict[int, np.ndarray] = {}
         rows = [self._row(reason="") for _ in files]
-        for number, file in enumerate(files):
-            try:
-                read[number] = images.prepare(read_upload(file), self.size)
-            except ValueError as error:
-                rows[number] = self._row(reason=str(error))
+        # Decoding and resizing leave Python's lock, so threads use every core
+        with ThreadPoolExecutor() as pool:
+            for number, pixels in enumerate(pool.map(self._pixels, files)):
+                if isinstance(pixels, ValueError):
+                    rows[number] = self._row(reason=str(pixels))
+                else:
+                    read[number] = pixels
         if read:
-            probabilities, described = self._run(np.stack(list(read.values())))
+            probabilities, described, _ = self._look(np.stack(list(read.values())))
             distances = self.novelty.distance(described) if self.novelty else np.zeros(len(read))
             for number, said, distance in zip(read, probabilities, distances, strict=True):
                 rows[number] = self._row(_reason(distance, self.novelty), said)
         return rows
+
+    def _pixels(self, file: bytes) -> np.ndarray | ValueError:
+        """What the network takes of a file, or why it can't be read."""
+        try:
+            return images.prepare(read_upload(file), self.size)
+        except ValueError as error:
+            return error
 
     def _row(self, reason: str, probabilities: np.ndarray | None = None) -> dict:
         accepted = probabilities is not None and not reason

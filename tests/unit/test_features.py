@@ -37,7 +37,8 @@ def test_each_row_is_the_prefix_of_its_view(folder, rows, tmp_path):
     path = tmp_path / "features.npy"
     write_features(prefix(), folder, rows, 7, path)
     features = read_features(path, rows)
-    assert features.dtype == np.float16
+    assert features.dtype == features[np.array([3, 1])].dtype == np.float16
+    assert features[np.array([3, 1])].base is None  # a copy, so that nothing keeps the file's pages
     assert features.shape == (40 * 3 + 30, 4, 4, 3)
     for row in rows.sample(25, random_state=1).itertuples():
         pixels = prepare(read_image(folder / row.path), SIZE)
