@@ -214,7 +214,7 @@ def session(files: dict, rng: random.Random, ended: threading.Event, known: dict
 
     while not ended.is_set():
         path = rng.choice(list(files))
-        started = time.monotonic()
+        started, model = time.monotonic(), None  # a page that is made anew holds no model of before
         try:
             model, _ = app.production_model()
             file = app.File(path, files[path], path)
@@ -313,7 +313,7 @@ def crowd(folder: Path, registering: int, reading: int, seconds: float, seed: in
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "src")])  # the server below starts with no other
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.load", "pipeline.register"])  # whose imports take seconds
+    context.set_forkserver_preload(["pipeline.register", "tests.pipeline.conftest"])  # whose imports take seconds
     parts = [
         ("registering", register_often, registering),
         ("reading", read_often, reading),
@@ -449,12 +449,7 @@ def held(folder: Path, said: dict[str, dict]) -> list[str]:
     kept = {version: run for version, run in rows if version > len(rows) - len(made)}
     if kept != made or [version for version, _ in rows] != list(range(1, len(rows) + 1)):
         failures.append(f"store: {len(made)} registered, versions {[version for version, _ in rows]}")
-    if (
-        len(runs) != len(rows)
-        or set(runs.values()) != {"FINISHED"}
-        or set(models) != {(2,)}
-        or len(models) != len(rows)
-    ):
+    if set(runs) != {run for _, run in rows} or set(runs.values()) != {"FINISHED"} or models != [(2,)] * len(rows):
         failures.append(f"store: {len(rows)} versions, {Counter(runs.values())} runs, {Counter(models)} models")
     entries = [json.loads(text)["id"] for (text,) in tags]
     lost = set(said["promoting"]["made"]) - set(entries)

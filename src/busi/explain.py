@@ -7,6 +7,7 @@ at zero.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,8 @@ from busi.backend import keras, tf
 from busi.inference import FEATURE_MAP
 
 HEAD = "head"
+
+_POOLED = WeakKeyDictionary()  # made once a model: Keras keeps some kilobytes of each that is made
 
 
 def grad_cam(model: keras.Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -36,7 +39,9 @@ def grad_cam(model: keras.Model, features: np.ndarray, classes: np.ndarray) -> n
 def evidence(model: keras.Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The same before it is cut at zero and scaled, float32 (n, h, w): below 0 is what speaks against the class."""
     head = model.get_layer(HEAD)
-    pooled = keras.Model(model.get_layer(FEATURE_MAP).output, head.input)
+    if model not in _POOLED:
+        _POOLED[model] = keras.Model(model.get_layer(FEATURE_MAP).output, head.input)
+    pooled = _POOLED[model]
     with tf.GradientTape() as tape:
         maps = tf.convert_to_tensor(features)
         tape.watch(maps)

@@ -5,7 +5,6 @@ before it left, made by that commit's own code; `first.dvc.lock` is the `dvc.loc
 carry checksums and promotions an audit log, and stages have other dependencies and outputs.
 """
 
-import json
 import shutil
 import tarfile
 
@@ -76,11 +75,8 @@ def test_the_plain_commands_go_on_in_a_workspace_of_the_first_version(first):
         shutil.rmtree(first.folder / part)
         unpack(first.folder, f"./{part}")
     shutil.copy(LOCK, first.folder / "dvc.lock")
-    reports = {path.name: path.read_text() for path in (first.folder / "reports").iterdir()}
-    first.python("pipeline.data")
+    old = first.text("reports/metrics.json")
     first.dvc("repro")
     assert "version 2" in first.python("pipeline.summary")
-    assert first.dvc("status").strip().endswith("up to date.")
-    assert "Production" in first.python("pipeline.promote", "list")
-    assert json.loads(first.text("reports/metrics.json"))["accuracy"]["n"] > 0
-    assert reports != {path.name: path.read_text() for path in (first.folder / "reports").iterdir()}
+    assert first.text("reports/metrics.json") != old
+    assert first.text("dvc.lock") != LOCK.read_text()
