@@ -90,8 +90,11 @@ ROWS = {
     "three-seeds-augmented": Row("as params.yaml says, mean of three seeds and six views", augmented=True, seeds=3),
     "imagenet": Row("ImageNet weights, from pool4 (`make weights` first)", _network(IMAGENET, "pool4_pool")),
     "grouped": Row("as params.yaml says, whole groups, conflicts left out"),
-    "random-split": Row("the same, plain random folds of all images", dealt="random"),
-    "random-split-masks": Row("the same, mask files counted as images", dealt="random, masks"),
+    "random-split": Row("as params.yaml says, plain random folds of all images", dealt="random"),
+    "random-split-hog": Row("hog, plain random folds of all images", simple="hog", dealt="random"),
+    "random-split-linear-random": Row("linear-random, the same folds", simple="random", dealt="random"),
+    "random-split-linear-ultrasound": Row("linear-ultrasound, the same folds", simple="ultrasound", dealt="random"),
+    "random-split-masks": Row("as params.yaml says, the same, mask files counted as images", dealt="random, masks"),
 }
 
 
@@ -106,20 +109,20 @@ def main(
     report = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
     os.environ.update(THREADS)  # of the processes that are started below
     for name in rows or ():
-        measured = measure(ROWS[name], read_params(), workers)
+        row = ROWS[name]
+        params = changed(read_params(), row.changes)
+        folds = deal(read_manifest(), row.dealt, params)
+        measured = {"command": f"python -m benchmarks.results {name}", **measure(row, params, folds, workers)}
+        if row.dealt == "by group":
+            record(folds, data_set)
         report.setdefault(data_set, {})[name] = measured
         write_json(REPORT, report)
         print(f"{name}: accuracy {shown(measured['metrics']['accuracy'])}, {measured['minutes']} min", flush=True)
     print(f"{data_set}\n\n{table(report.get(data_set, {}))}\n\n{DISCLAIMER}")
 
 
-def measure(row: Row, params: Params, workers: int) -> dict:
+def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> dict:
     """A row's entry in the report."""
-    params = changed(params, row.changes)
-    folds = deal(read_manifest(), row.dealt, params)
-    if row.dealt == "by group":
-        write_csv(FOLD_OF, pd.concat([part[part["part"] == "test"].assign(fold=i) for i, part in enumerate(folds)])
-                  [["path", "label", "duplicate_group", "fold"]].sort_values("path"))  # fmt: skip
     found, seconds = simple(row, folds) if row.simple else trained(row, params, folds, workers)
     images = folds[0].set_index("path").loc[found.index]
     metrics = evaluate(
@@ -135,8 +138,6 @@ def measure(row: Row, params: Params, workers: int) -> dict:
     return {
         "metrics": kept | {f"malignant_{name}": malignant[name] for name in ("sensitivity", "specificity")},
         "what": row.what,
-        "command": f"python -m benchmarks.results {next(name for name, one in ROWS.items() if one == row)}",
-        "changes": row.changes,
         "dealt": row.dealt,
         "params": params.of_training(),
         "seeds": {"split": params.split.seed, "train": params.train.seed, "trainings": row.seeds},
@@ -170,6 +171,16 @@ def deal(manifest: pd.DataFrame, dealt: str, params: Params) -> list[pd.DataFram
         part[rng.choice(rest, round(params.split.val * len(images)), replace=False)] = "val"
         folds.append(images.assign(part=part))
     return folds
+
+
+def record(folds: list[pd.DataFrame], data_set: str) -> None:
+    """Write down which fold tests which image; the folds of other data sets stay in the file."""
+    tables = [fold.loc[fold["part"] == "test"].assign(data_set=data_set, fold=i) for i, fold in enumerate(folds)]
+    table = pd.concat(tables)[["data_set", "path", "label", "duplicate_group", "fold"]]
+    if FOLD_OF.is_file():
+        before = pd.read_csv(FOLD_OF, dtype=str, keep_default_na=False)
+        table = pd.concat([before[before["data_set"] != data_set], table])
+    write_csv(FOLD_OF, table.sort_values(["data_set", "path"]))
 
 
 def masks_of(image) -> pd.DataFrame:
