@@ -11,6 +11,7 @@ Minutes are of processor time, of all folds, features included; every process co
 
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -85,16 +86,27 @@ ROWS = {
     "ultrasound-pool1": Row("ultrasound weights, from pool1", _network(ULTRASOUND, "pool1")),
     "ultrasound-all": Row("ultrasound weights, all layers", _network(ULTRASOUND, "input")),
     "ultrasound-all-224": Row("ultrasound weights, all layers, 224 px", _network(ULTRASOUND, "input", **LARGE)),
-    "augmented": Row("as params.yaml says, six views at test", augmented=True),
-    "three-seeds": Row("as params.yaml says, mean of three seeds", seeds=3),
-    "three-seeds-augmented": Row("as params.yaml says, mean of three seeds and six views", augmented=True, seeds=3),
+    "head-augmented": Row("ultrasound-head, six views at test", _network(ULTRASOUND, "avg_pool"), augmented=True),
+    "head-three-seeds": Row("ultrasound-head, mean of three seeds", _network(ULTRASOUND, "avg_pool"), seeds=3),
     "imagenet": Row("ImageNet weights, from pool4 (`make weights` first)", _network(IMAGENET, "pool4_pool")),
-    "grouped": Row("as params.yaml says, whole groups, conflicts left out"),
-    "random-split": Row("as params.yaml says, plain random folds of all images", dealt="random"),
+    "random-split-head": Row(
+        "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "avg_pool"), dealt="random"
+    ),
+    "random-split-pool4": Row(
+        "ultrasound-pool4, plain random folds of all images", _network(ULTRASOUND, "pool4_pool"), dealt="random"
+    ),
     "random-split-hog": Row("hog, plain random folds of all images", simple="hog", dealt="random"),
-    "random-split-linear-random": Row("linear-random, the same folds", simple="random", dealt="random"),
-    "random-split-linear-ultrasound": Row("linear-ultrasound, the same folds", simple="ultrasound", dealt="random"),
-    "random-split-masks": Row("as params.yaml says, the same, mask files counted as images", dealt="random, masks"),
+    "random-split-linear-random": Row(
+        "linear-random, plain random folds of all images", simple="random", dealt="random"
+    ),
+    "random-split-linear-ultrasound": Row(
+        "linear-ultrasound, plain random folds of all images", simple="ultrasound", dealt="random"
+    ),
+    "random-split-masks": Row(
+        "ultrasound-head, the same folds with the mask files as images",
+        _network(ULTRASOUND, "avg_pool"),
+        dealt="random, masks",
+    ),
 }
 
 
@@ -123,7 +135,7 @@ def main(
 
 def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> dict:
     """A row's entry in the report."""
-    found, seconds = simple(row, folds) if row.simple else trained(row, params, folds, workers)
+    found, measured = simple(row, folds) if row.simple else trained(row, params, folds, workers)
     images = folds[0].set_index("path").loc[found.index]
     metrics = evaluate(
         images["label"].map(CLASSES.index).to_numpy(),
@@ -141,7 +153,7 @@ def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -
         "dealt": row.dealt,
         "params": params.of_training(),
         "seeds": {"split": params.split.seed, "train": params.train.seed, "trainings": row.seeds},
-        "minutes": round(seconds / 60, 1),
+        **measured,
         "commit": commit(),
         "machine": machine(),
     }
@@ -190,8 +202,8 @@ def masks_of(image) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "label": image.label, "duplicate_group": image.duplicate_group})
 
 
-def simple(row: Row, folds: list[pd.DataFrame]) -> tuple[pd.DataFrame, float]:
-    """Out-of-fold probabilities of a method of `baselines`, by path, and its seconds."""
+def simple(row: Row, folds: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict]:
+    """Out-of-fold probabilities of a method of `baselines`, by path, and its minutes."""
     start = time.process_time()
     kind, describe = baselines.METHODS[row.simple]
     clean = folds[0].loc[folds[0]["part"] != QUARANTINE, ["path", "label"]]
@@ -201,37 +213,43 @@ def simple(row: Row, folds: list[pd.DataFrame]) -> tuple[pd.DataFrame, float]:
     for fold in folds:
         parts = clean["path"].map(fold.set_index("path")["part"]).to_numpy()
         found[parts == "test"] = baselines.fit_and_predict(kind, described, labels, parts)
-    return found, time.process_time() - start
+    return found, {"minutes": _minutes(time.process_time() - start)}
 
 
-def trained(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> tuple[pd.DataFrame, float]:
-    """Out-of-fold probabilities of the network, by path, and its seconds of processor time."""
+def trained(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> tuple[pd.DataFrame, dict]:
+    """Out-of-fold probabilities of the network, by path, its minutes and its mean accuracy on the validation parts."""
     weights = [] if params.featurize.weights == "none" else [f"weights/{params.featurize.weights}"]
-    if missing := [name for name in weights if not Path(name).is_file()]:
-        raise StageError(f"{missing[0]} not found\n  `make weights` fetches the weights of ImageNet")
+    if weights and not Path(weights[0]).is_file():
+        raise StageError(f"{weights[0]} not found\n  `make weights` fetches the weights of ImageNet")
     sums = {name: sha256(Path(name)) for name in (*CODE, *weights, str(MANIFEST))}
     images = folds[0][["path", "label"]]
     features = KEPT / digest([sums, params.featurize.model_dump(), sorted(images["path"])])
-    jobs = {}
+    trainings = {}
+    for seed in range(row.seeds):
+        for number, fold in enumerate(folds):
+            own = changed(params, {"train": {"seed": params.train.seed + seed * FOLDS + number}})
+            kept = KEPT / f"{digest([sums, own.of_training(), fold.to_csv(), row.augmented])}.npz"
+            trainings[kept] = fold, own, row.augmented
     with process_pool(workers) as pool:
-        if not (features / "seconds.json").is_file():
-            pool.submit(featurize, images, params, features).result()
-        for seed in range(row.seeds):
-            for number, fold in enumerate(folds):
-                own = changed(params, {"train": {"seed": params.train.seed + seed * FOLDS + number}})
-                kept = KEPT / f"{digest([sums, own.of_training(), fold.to_csv()])}.npz"
-                jobs[kept] = None if kept.is_file() else pool.submit(train_fold, fold, own, features, kept)
-        for kept, job in jobs.items():
-            if job:
-                job.result()
-            print(f"  {kept.stem}: validation accuracy {np.load(kept)['val_accuracy']:.3f}", flush=True)
+        try:
+            if not (features / "seconds.json").is_file():
+                pool.submit(featurize, images, params, features).result()
+            missing = {kept: what for kept, what in trainings.items() if not kept.is_file()}
+            for job in [pool.submit(train_fold, *what, features, kept) for kept, what in missing.items()]:
+                print(f"  a fold of {row.what}, {job.result():.0f} s", flush=True)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()  # a fold takes minutes and goes on from its last epoch
+            raise
     seconds = json.loads((features / "seconds.json").read_text())
-    tables = []
-    for kept, fold in zip(jobs, folds * row.seeds, strict=True):
+    tables, validation = [], []
+    for kept, (fold, *_) in trainings.items():
         with np.load(kept) as said:
             seconds += float(said["seconds"])
-            tables.append(pd.DataFrame(said["views" if row.augmented else "plain"], tested(fold), list(CLASSES)))
-    return pd.concat(tables).groupby(level=0).mean(), seconds
+            validation.append(float(said["val_accuracy"]))
+            tables.append(pd.DataFrame(said["probabilities"], tested(fold), list(CLASSES)))
+    measured = {"minutes": _minutes(seconds), "validation_accuracy": round(float(np.mean(validation)), 6)}
+    return pd.concat(tables).groupby(level=0).mean(), measured
 
 
 def featurize(images: pd.DataFrame, params: Params, folder: Path) -> None:
@@ -248,8 +266,12 @@ def featurize(images: pd.DataFrame, params: Params, folder: Path) -> None:
     write_json(folder / "seconds.json", time.process_time() - start)
 
 
-def train_fold(fold: pd.DataFrame, params: Params, features: Path, kept: Path) -> None:
-    """Train on a fold as the stage train does, and keep what the model says of its test images."""
+def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Path, kept: Path) -> float:
+    """Train on a fold as the stage train does, and keep what the model says of its test images.
+
+    Returns:
+        Its seconds of processor time.
+    """
     from busi.backend import keras
     from busi.features import feature_rows, read_features
     from busi.model import cut, predict
@@ -269,22 +291,18 @@ def train_fold(fold: pd.DataFrame, params: Params, features: Path, kept: Path) -
     history = train(tail, examples, recipe, checkpoint, kept.stem, lambda row: None)
     calibrate(tail, examples, recipe.batch_size)
 
-    def say(paths: list[str]) -> Iterator[np.ndarray]:
-        for path in paths:
-            yield np.stack(list(views_of(prepare(read_image(DATA / path), params.featurize.image_size))))
+    def images() -> Iterator[np.ndarray]:
+        for path in tested(fold):
+            pixels = prepare(read_image(DATA / path), params.featurize.image_size)
+            yield np.stack(list(views_of(pixels))) if augmented else pixels[None]
 
-    said = np.stack(list(predict(model, say(tested(fold)))))
+    said = np.stack([views.mean(axis=0) for views in predict(model, images())])
     best = history.loc[history["val_loss"].idxmin()]
+    seconds = time.process_time() - start
     with whole_file(kept) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            plain=said[:, 0],
-            views=said.mean(axis=1),
-            val_loss=best["val_loss"],
-            val_accuracy=best["val_accuracy"],
-            seconds=time.process_time() - start,
-        )
-    checkpoint.unlink(missing_ok=True)
+        np.savez(file, probabilities=said, val_accuracy=best["val_accuracy"], seconds=seconds)
+    checkpoint.unlink()
+    return seconds
 
 
 def tested(fold: pd.DataFrame) -> list[str]:
@@ -339,6 +357,10 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _minutes(seconds: float) -> float:
+    return round(seconds / 60, 1)
 
 
 if __name__ == "__main__":
