@@ -1,5 +1,6 @@
 """The results' table: every row's parameters are valid, and its folds are dealt as the row says."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -43,6 +44,15 @@ def test_honest_folds_keep_groups_whole_and_contaminated_ones_test_everything(ma
     assert any((fold.groupby("duplicate_group")["part"].nunique() > 1).any() for fold in random)
     assert not any((fold["part"] == QUARANTINE).any() for fold in (*random, *masks))
     assert (masks[0].loc[masks[0]["path"].str.contains("mask"), "label"] == "benign").sum() == 2
+
+
+def test_views_at_test_begin_with_the_image_itself_and_have_its_mirror_image():
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    views = list(results.views_of(pixels))
+    assert len(views) == 6
+    np.testing.assert_array_equal(views[0], pixels)
+    np.testing.assert_array_equal(views[1], pixels[:, ::-1])
+    assert len({view.tobytes() for view in views}) == 6
 
 
 def test_table_shows_what_was_measured_and_how_to_measure_the_rest():
