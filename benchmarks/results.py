@@ -118,7 +118,6 @@ def main(
     if unknown := [name for name in rows or () if name not in ROWS]:
         raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
     data_set = lineage.dataset()["name"]
-    report = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
     os.environ.update(THREADS)  # of the processes that are started below
     for name in rows or ():
         row = ROWS[name]
@@ -127,10 +126,15 @@ def main(
         measured = {"command": f"python -m benchmarks.results {name}", **measure(row, params, folds, workers)}
         if row.dealt == "by group":
             record(folds, data_set)
+        report = read_report()  # only now: another process may have measured other rows meanwhile
         report.setdefault(data_set, {})[name] = measured
         write_json(REPORT, report)
         print(f"{name}: accuracy {shown(measured['metrics']['accuracy'])}, {measured['minutes']} min", flush=True)
-    print(f"{data_set}\n\n{table(report.get(data_set, {}))}\n\n{DISCLAIMER}")
+    print(f"{data_set}\n\n{table(read_report().get(data_set, {}))}\n\n{DISCLAIMER}")
+
+
+def read_report() -> dict:
+    return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
 
 
 def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> dict:
