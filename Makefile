@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
-  app reproduce crossval kubeflow bench test fuzz torture load lint audit lock
+  app reproduce crossval results kubeflow bench test fuzz torture load lint audit lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -111,12 +111,17 @@ crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1
 	@dvc repro validate
 	@python -m pipeline.crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
+results: $(ENV) ## Measure rows of docs/results.md on data/: make results ROW='ultrasound-head imagenet'; without ROW, show them
+	@python -m pipeline.data
+	@dvc repro validate
+	@python -m benchmarks.results $(ROW)
+
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
 	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
 	@python -m pipeline.kubeflow --image "$(IMAGE)"
 
-bench: $(ENV) ## Measure speed against what one would do instead, row by row; more than half an hour on two cores (QUICK=1)
+bench: $(ENV) ## Measure speed and memory against what one would do instead; about 45 minutes (IMAGES=folder, QUICK=1)
 	@python -m benchmarks $(if $(QUICK),--quick) $(if $(IMAGES),--images "$(IMAGES)")
 
 test: $(ENV) ## Run the tests

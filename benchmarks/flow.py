@@ -11,7 +11,7 @@ from benchmarks import harness
 
 SMALL = {
     "data.phantom.benign": 30, "data.phantom.malignant": 24, "data.phantom.normal": 18,
-    "featurize.image_size": 32, "train.head_epochs": 1, "train.tail_epochs": 2,
+    "featurize.image_size": 32, "train.head_epochs": 1, "train.tail_epochs": 2, "evaluate.bootstrap": 200,
 }  # fmt: skip
 WITHOUT_TENSORFLOW = ("validate", "split", "register")
 

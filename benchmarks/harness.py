@@ -55,13 +55,18 @@ def images(given: Path | None, count: int = 780) -> Path:
         names = [layout.parse_name(path.name) for path in folder.glob("*/*")]
         counts = {label: len(pictures(folder / label)) for label in layout.CLASSES}
         masks = sum(name is not None and name.mask is not None for name in names)
-        about = {"name": given.name, "synthetic": False, "counts": counts, "masks": masks}
+        about = describe(given.name, False, counts, masks)
     else:
         total = sum(layout.PUBLISHED_COUNTS.values())
         counts = {label: published * count // total for label, published in layout.PUBLISHED_COUNTS.items()}
         about = phantom.generate(folder, counts, seed=2020)
     write_json(folder / layout.DATASET_FILE, about)
     return folder
+
+
+def describe(name: str, synthetic: bool, counts: dict[str, int], masks: int) -> dict:
+    """What stages read in `dataset.json`."""
+    return {"name": name, "synthetic": synthetic, "source": "a measurement", "counts": counts, "masks": masks}
 
 
 def pictures(folder: Path) -> list[Path]:
