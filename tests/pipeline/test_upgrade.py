@@ -69,8 +69,8 @@ def test_the_first_parameters_are_held_against_the_present_ones(tmp_path):
 
 
 def test_the_plain_commands_go_on_in_a_workspace_of_the_first_version(first):
-    """The code is pulled, and what git does not hold is the first version's. (What the stages would compute anew, DVC
-    finds in its run cache.)"""
+    """The code is pulled, and what git does not hold is the first version's. (Features, training and evaluation, which
+    take longest, DVC finds in its run cache.)"""
     for part in ("artifacts", "reports", "mlruns"):
         shutil.rmtree(first.folder / part)
         unpack(first.folder, f"./{part}")
