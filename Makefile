@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
-  app reproduce crossval kubeflow bench test fuzz torture lint lock
+  app reproduce crossval results kubeflow bench test fuzz torture load lint audit lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -111,6 +111,11 @@ crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1
 	@dvc repro validate
 	@python -m pipeline.crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
+results: $(ENV) ## Measure rows of docs/results.md on data/: make results ROW='ultrasound-head imagenet'; without ROW, show them
+	@python -m pipeline.data
+	@dvc repro validate
+	@python -m benchmarks.results $(ROW)
+
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
 	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
@@ -130,8 +135,14 @@ fuzz: $(ENV) ## Hostile files through every reader, then two searches guided by 
 torture: $(ENV) ## Kill, starve and move the pipeline, and start it again (SEED=1, ONLY='kill train'); an hour or more
 	@python -m tests.torture --seed $(or $(SEED),1) $(if $(ONLY),--only '$(ONLY)')
 
+load: $(ENV) ## Many at once: clients of the endpoint and the app, a promotion, a crowd in one store (SECONDS=300, SEED=1)
+	@python -m tests.load --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)
+
 lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
+
+audit: ## Look the locked packages up among those with known vulnerabilities (needs uv and the network)
+	@uvx pip-audit --disable-pip --require-hashes -r requirements.lock
 
 lock: ## Renew requirements.lock and those of the extras (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet requirements.in -o requirements.lock

@@ -1,8 +1,6 @@
-"""What simple methods reach on the data set in `data/`, out of fold: `python -m benchmarks.baselines`.
+"""Simple methods that a deep model has to clear, or it has learnt nothing: rows of `benchmarks.results`.
 
-A deep model that does not clear them has learnt nothing. Reads `artifacts/validate/manifest.csv`; the folds are those
-of `pipeline.crossval` with the same `split.seed`, and beside them plain random folds of the same images, which leak. A
-method's one number is chosen on the fold's validation part, then it is fitted on training and validation part.
+A method's one number is chosen on the fold's validation part, then it is fitted on training and validation part.
 
 - `hog`: histograms of oriented gradients (Dalal and Triggs, CVPR 2005: 9 orientations, cells of 8 pixels, 2 x 2 cells a
   block) and a grid of mean gray levels, of 64 x 64 pixels, with an RBF support vector machine; C.
@@ -10,61 +8,21 @@ method's one number is chosen on the fold's validation part, then it is fitted o
   images; globally averaged `pool4_pool` and last features side by side, with logistic regression; C.
 """
 
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import typer
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from tabulate import tabulate
 
 from busi.images import prepare, read_image, to_gray
-from busi.layout import CLASSES
-from busi.metrics import evaluate
-from busi.split import QUARANTINE, make_folds
-from pipeline.evaluate import DATA, MANIFEST
-from pipeline.params import read_params
 
-FOLDS = 5
 STRENGTHS = {"svm": (1.0, 3.0, 10.0, 30.0), "logistic": (1e-4, 1e-3, 1e-2, 1e-1)}  # of C
 CELL = 8  # pixels
-
-
-def main() -> None:
-    params = read_params()
-    manifest = pd.read_csv(MANIFEST, dtype={"duplicate_group": str})
-    splits = [fold.table for fold in make_folds(manifest, FOLDS, params.split.val, params.split.seed)]
-    clean = splits[0].loc[splits[0]["part"] != QUARANTINE, ["path", "label", "duplicate_group"]].reset_index(drop=True)
-    by_group = [dict(zip(split["path"], split["part"], strict=True)) for split in splits]
-    grouped = [clean["path"].map(parts).to_numpy() for parts in by_group]
-    labels, groups = clean["label"].map(CLASSES.index).to_numpy(), clean["duplicate_group"].to_numpy()
-    protocols = {"by group": grouped, "random": _random_folds(labels, grouped, params.split.seed)}
-
-    rows = []
-    for method, (kind, describe) in METHODS.items():
-        start = time.perf_counter()
-        described = describe([DATA / path for path in clean["path"]])
-        for protocol, folds in protocols.items():
-            said = np.empty((len(clean), len(CLASSES)))
-            for parts in folds:
-                said[parts == "test"] = _fit_and_predict(kind, described, labels, parts)
-            found = evaluate(
-                labels, said, groups, params.evaluate.bootstrap, params.evaluate.confidence, params.evaluate.seed
-            )
-            malignant = found["per_class"]["malignant"]
-            shown = [found["accuracy"], found["macro_f1"], malignant["sensitivity"], malignant["specificity"]]
-            rows.append([method, protocol, *map(_interval, [*shown, found["auroc_macro"]]), len(clean)])
-        print(f"{method}: {time.perf_counter() - start:.0f} s", flush=True)
-    headers = ["method", "folds", "accuracy", "macro F1", "malignant sensitivity", "specificity", "macro AUROC", "n"]
-    print(tabulate(rows, headers=headers, tablefmt="github"))
 
 
 def hog(paths: list[Path]) -> np.ndarray:
@@ -118,7 +76,7 @@ def _model(kind: str, strength: float):
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=300))
 
 
-def _fit_and_predict(kind: str, described: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarray:
+def fit_and_predict(kind: str, described: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Probabilities of the test part; those of the machine by a softmax of its decision values, for the ranking."""
     train, val, test = (parts == part for part in ("train", "val", "test"))
     with warnings.catch_warnings():
@@ -131,23 +89,3 @@ def _fit_and_predict(kind: str, described: np.ndarray, labels: np.ndarray, parts
     values = best.decision_function(described[test])
     odds = np.exp(values - values.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
-
-
-def _random_folds(labels: np.ndarray, grouped: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Plain stratified folds with as many validation images as the grouped ones have."""
-    rng, folds = np.random.default_rng(seed), []
-    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels)
-    for (rest, test), parts in zip(dealt, grouped, strict=True):
-        random = np.full(len(labels), "train", dtype=object)
-        random[test] = "test"
-        random[rng.choice(rest, int((parts == "val").sum()), replace=False)] = "val"
-        folds.append(random)
-    return folds
-
-
-def _interval(metric: dict) -> str:
-    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -30,6 +30,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="folder with benign/, malignant/ and normal/")],
     sample: Annotated[int, typer.Option(help="images to copy, for each alteration")] = 200,
     seed: Annotated[int, typer.Option(help="seed of the sample and of the alterations")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="PNG file to draw the groups with two labels to")] = None,
 ) -> None:
     """Report the near-duplicate groups of FOLDER and the detector's recall and false positives on altered copies."""
     paths = [path for label in CLASSES for path in sorted((folder / label).glob("*")) if _is_image(path.name)]
@@ -43,7 +44,9 @@ def main(
     groups = join(pairs, len(paths))
     done = time.perf_counter()
 
-    report_groups(paths, pairs, groups)
+    conflicts = report_groups(paths, pairs, groups)
+    if picture and conflicts:
+        draw_conflicts(conflicts).save(picture)
     print(f"\n{done - started:.1f} s: fingerprints {decoded - started:.1f}, pairs and groups {done - decoded:.1f}")
 
     rng = np.random.default_rng(seed)
@@ -57,7 +60,8 @@ def main(
     print(pd.DataFrame(rows).to_string(index=False))
 
 
-def report_groups(paths: list[Path], pairs: pd.DataFrame, groups: np.ndarray) -> None:
+def report_groups(paths: list[Path], pairs: pd.DataFrame, groups: np.ndarray) -> list[list[Path]]:
+    """Print the groups; returns those with two labels."""
     sizes = Counter(Counter(groups.tolist()).values())
     grouped = sum(size * count for size, count in sizes.items() if size > 1)
     print(f"{len(paths)} images, {grouped} in {sum(n for size, n in sizes.items() if size > 1)} groups of two or more")
@@ -66,11 +70,25 @@ def report_groups(paths: list[Path], pairs: pd.DataFrame, groups: np.ndarray) ->
     cut = twins[groups[twins["first"]] != groups[twins["second"]]]
     print(f"{len(twins)} near-duplicate pairs, {int(twins['mirrored'].sum())} mirrored, {len(cut)} between two groups")
     labels = np.array([path.parent.name for path in paths])
-    conflicts = [members for members in map(np.flatnonzero, groups == np.unique(groups)[:, None])
+    conflicts = [[paths[member] for member in members]
+                 for members in map(np.flatnonzero, groups == np.unique(groups)[:, None])
                  if len(set(labels[members])) > 1]  # fmt: skip
     print(f"\n{len(conflicts)} groups with two labels")
     for members in conflicts:
-        print("  " + " | ".join(f"{labels[member]}/{paths[member].name}" for member in members))
+        print("  " + " | ".join(f"{path.parent.name}/{path.name}" for path in members))
+    return conflicts
+
+
+def draw_conflicts(conflicts: list[list[Path]], side: int = 200) -> Image.Image:
+    """The images of each group in a row, with their names."""
+    sheet = Image.new("L", (side * max(map(len, conflicts)), (side + 20) * len(conflicts)), 255)
+    draw = ImageDraw.Draw(sheet)
+    for row, members in enumerate(conflicts):
+        for column, path in enumerate(members):
+            at = column * side, row * (side + 20)
+            sheet.paste(_load(path).resize((side - 4, side - 4)), at)
+            draw.text((at[0], at[1] + side), f"{path.parent.name}/{path.name}"[:32], fill=0)
+    return sheet
 
 
 def measure(prints: np.ndarray, copies: np.ndarray, sources: np.ndarray, scenes: np.ndarray) -> dict[str, object]:

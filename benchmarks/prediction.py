@@ -48,8 +48,9 @@ def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
 def models():
     """The project's classifier, the same network as Keras loads it, and the side of its input."""
     from busi.backend import keras
+    from busi.inference import compile_pass
     from busi.model import build_model, save_model
-    from busi.novelty import describe, fit
+    from busi.novelty import fit
     from busi.serving import ImageClassifier
 
     size = read_params().featurize.image_size
@@ -58,7 +59,7 @@ def models():
     save_model(build_model(size, 0.0, harness.ROOT / "weights/ultrasound.weights.h5"), path)
     model = keras.models.load_model(path, compile=False)
     noise = np.random.default_rng(0).integers(0, 256, (60, size, size, 3), dtype=np.uint8)
-    _, described = describe(model)(noise)
+    described = compile_pass(model)(noise).described
     return (
         ImageClassifier(model, fit(described[:40], described[40:], 1.0), "benchmark"),
         keras.models.load_model(path),

@@ -18,9 +18,10 @@ from sklearn.datasets import load_sample_images
 from tabulate import tabulate
 
 from busi.images import prepare, read_image
+from busi.inference import compile_pass
 from busi.layout import IMAGE_SUFFIXES
 from busi.metrics import wilson
-from busi.novelty import Novelty, describe
+from busi.novelty import Novelty
 from pipeline.evaluate import DATA, MODEL, NOVELTY, SPLIT
 
 SIDE = 400
@@ -32,11 +33,11 @@ def main(pictures: Annotated[Path | None, typer.Option(help="a folder with a fol
     from busi.model import load_model
 
     model, novelty = load_model(MODEL), Novelty.load(NOVELTY)
-    look, size = describe(model), model.input_shape[1]
+    look, size = compile_pass(model), model.input_shape[1]
 
     def refused(images: list[Image.Image]) -> int:
         pixels = np.stack([prepare(image, size) for image in images])
-        batches = [look(pixels[start : start + 32])[1] for start in range(0, len(pixels), 32)]
+        batches = [look(pixels[start : start + 32]).described for start in range(0, len(pixels), 32)]
         return int((novelty.distance(np.concatenate(batches)) > novelty.threshold).sum())
 
     split = pd.read_csv(SPLIT, dtype=str)

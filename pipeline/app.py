@@ -11,9 +11,11 @@ terminal (`showErrorDetails` in .streamlit/config.toml). What the page says besi
 
 import argparse
 import base64
+import gc
 import hashlib
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -120,9 +122,6 @@ def production_model():
         raise StageError(f"No version of {name} is in Production.")
     with st.spinner(f"Checking and loading {name} version {version}"):
         found = _load(name, version)
-        if found.version != version:  # promoted in between
-            _load.clear()
-            found = _load(name, found.version)
     return found, name == promotion.SYNTHETIC_NAME
 
 
@@ -133,12 +132,28 @@ def asked_model() -> str | None:
     return parser.parse_known_args(sys.argv[1:])[0].model
 
 
-@st.cache_resource(show_spinner=False, max_entries=1)
 def _load(name: str, version: str):
-    """Load the Production version; `version` is there to tell one from the next in the cache."""
-    from pipeline import production
+    """Load the Production version, unless it is this one and loaded. What comes may be a later one."""
+    from pipeline import production, tracking
 
-    return production.load(name)
+    lock, loaded = _shelf()
+    with lock:
+        if (name, version) not in loaded:  # while this one waited, another session may have loaded the next
+            version = tracking.production_version(name)
+        if (name, version) not in loaded:
+            # Before the next one comes: what two models at once take, the system does not get back
+            loaded.clear()
+            gc.collect()
+            found = production.load(name)
+            loaded[name, found.version] = found
+            return found
+        return loaded[name, version]
+
+
+@st.cache_resource(show_spinner=False)
+def _shelf() -> tuple[threading.Lock, dict]:
+    """The one model that all sessions share, by name and version, and the lock to it."""
+    return threading.Lock(), {}
 
 
 def say_when_promoted(found) -> None:
@@ -438,4 +453,5 @@ def _at_least(across: tuple[int, int], down: tuple[int, int], width: int, height
     return left, top, right, bottom
 
 
-main()
+if __name__ == "__main__":  # so it is for Streamlit too
+    main()

@@ -4,13 +4,13 @@ Part of stage `evaluate` when `evaluate.audit_random_split` is on. What it gives
 never instead of it.
 """
 
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline import CACHE
 from pipeline.featurize import initial_model
+from pipeline.outputs import scratch
 from pipeline.params import Params
 
 
@@ -33,11 +33,10 @@ def train_on(split: pd.DataFrame, folder: Path, params: Params):
     def report(row: dict) -> None:
         print(f"audit, epoch {row['epoch']:>3}  val_loss {row['val_loss']:.3f}", flush=True)
 
-    CACHE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as workplace:
-        features = Path(workplace, "features.npy")
+    with scratch(CACHE, "audit") as workplace:
+        features = workplace / "features.npy"
         write_features(for_inference(prefix), folder, rows, params.featurize.seed, features)
         examples = examples_from_rows(read_features(features, rows), rows)
-        train(tail, examples, recipe, Path(workplace, "checkpoint.npz"), "audit", report)
+        train(tail, examples, recipe, workplace / "checkpoint.npz", "audit", report)
         calibrate(tail, examples, recipe.batch_size)
     return model

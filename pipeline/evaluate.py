@@ -8,6 +8,7 @@ of it still says so.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from busi import figures as draw
 from busi import gallery, gate, pointing
 from busi.calibration import temper
 from busi.images import prepare, read_image, to_gray
+from busi.inference import compile_pass
 from busi.layout import CLASSES, MALIGNANT
 from busi.manifest import lesion_masks
 from busi.metrics import (
@@ -33,7 +35,7 @@ from busi.metrics import (
     resamples_without_a_class,
     roc_curve,
 )
-from busi.novelty import Novelty, describe, fit
+from busi.novelty import Novelty, fit
 from busi.report import render, titled
 from busi.slices import ranges_of, slices_of
 from busi.split import deal_at_random, has_twin_in_train
@@ -77,7 +79,7 @@ def main() -> None:
     model = load_model(run["image_size"], settings.seed)
 
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
-    look, size = describe(model), run["image_size"]
+    look, size = compile_pass(model), run["image_size"]
     probabilities, described = classify(look, size, test["path"].tolist())
     on_validation, validation_described = classify(look, size, validated["path"].tolist())
     known = trained.iloc[spread(np.arange(len(trained)), KNOWN_IMAGES)]
@@ -91,7 +93,7 @@ def main() -> None:
         "slices": sliced_accuracy(test, predicted, manifest, settings),
         "accepted_inputs": accepted_inputs(novelty, described, groups, settings),
         "uncalibrated": calibration_of(labels, before, groups, settings),
-        **explained(model, test, manifest, settings),
+        **explained(model, look, test, manifest, settings),
         **(audited(images, params) if settings.audit_random_split else {}),
     }
     bins = {"before": reliability(labels, before), "after": reliability(labels, probabilities)}
@@ -102,7 +104,7 @@ def main() -> None:
         intervals=intervals_of(labels, groups, settings),
         predictions=predictions,
         figures=pictures,
-        gallery=shown(model, predictions, manifest),
+        gallery=shown(model, look, predictions, manifest),
         slice_ranges=ranges_of(manifest),
         validation=validation,
         split=split,
@@ -162,20 +164,16 @@ def load_model(size: int, seed: int):
 
 
 def classify(look: Callable, size: int, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """What `novelty.describe` gives of images in `data/`, batch after batch, with progress.
-
-    Returns:
-        Probabilities, float32 (n, 3), and descriptions, float32 (n, F).
-    """
-    batches = map(look, batches_of(paths, size, BATCH, "evaluate"))
+    """Probabilities, float32 (n, 3), and descriptions, float32 (n, F), of images in `data/`, with progress."""
+    batches = [look(batch)[:2] for batch in batches_of(paths, size, "evaluate")]
     return tuple(np.concatenate(columns) for columns in zip(*batches, strict=True))
 
 
-def batches_of(paths: list[str], size: int, at_once: int, what: str) -> Iterator[np.ndarray]:
+def batches_of(paths: list[str], size: int, what: str) -> Iterator[np.ndarray]:
     """The pixels of images in `data/`, uint8 (b, size, size, 3), with progress."""
     with tqdm(total=len(paths), desc=what, unit="image") as progress:
-        for start in range(0, len(paths), at_once):
-            batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + at_once]]
+        for start in range(0, len(paths), BATCH):
+            batch = [prepare(read_image(DATA / path), size) for path in paths[start : start + BATCH]]
             yield np.stack(batch)
             progress.update(len(batch))
 
@@ -228,7 +226,7 @@ def accepted_inputs(novelty: Novelty, described: np.ndarray, groups: np.ndarray,
     return {**found, "threshold": round(novelty.threshold, 3)}
 
 
-def explained(model, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluate) -> dict:
+def explained(model, look: Callable, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluate) -> dict:
     """How often Grad-CAM of the true class points at the lesion, and whether random weights would do as well.
 
     Over `EXPLAINED` test images with a lesion at most, or over any where the data set has no masks; then there is only
@@ -238,10 +236,10 @@ def explained(model, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluat
 
     with_lesion = np.flatnonzero(manifest["lesion_fraction"] > 0)
     chosen = test.iloc[spread(with_lesion if len(with_lesion) else np.arange(len(test)), EXPLAINED)]
-    learned, random = (
-        heat_maps(evidence, one, chosen["path"].tolist(), chosen["label"].tolist(), what)
-        for one, what in ((model, "grad-cam"), (randomised(model, params.seed), "grad-cam, random weights"))
-    )
+    paths, classes = chosen["path"].tolist(), chosen["label"].tolist()
+    learned = heat_maps(evidence, model, look, paths, classes, "grad-cam")
+    with randomised(model, params.seed):
+        random = heat_maps(evidence, model, look, paths, classes, "grad-cam, random weights")
 
     def mean(values: list, of: np.ndarray | slice = slice(None)) -> dict:
         groups = chosen["duplicate_group"].to_numpy()[of]
@@ -264,19 +262,21 @@ def explained(model, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluat
     }
 
 
-def heat_maps(function: Callable, model, paths: list[str], classes: list[str], what: str) -> np.ndarray:
+def heat_maps(function: Callable, model, look: Callable, paths: list[str], classes: list[str], what: str) -> np.ndarray:
     """A function of `busi.explain` over one class for each image, float32 (n, h, w), with progress."""
-    pixels = np.concatenate(list(batches_of(paths, model.input_shape[1], BATCH, what)))
-    return function(model, pixels, np.array([CLASSES.index(label) for label in classes]))
+    numbers, maps = iter(np.array([CLASSES.index(label) for label in classes])), []
+    for batch in batches_of(paths, model.input_shape[1], what):
+        maps.append(function(model, look(batch).features, np.array(list(islice(numbers, len(batch))))))
+    return np.concatenate(maps)
 
 
-def shown(model, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:
+def shown(model, look: Callable, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:
     """The pictures of the gallery: for each kind of `gallery.choose`, rows as `report.render` takes them."""
     from busi.explain import grad_cam
 
     chosen, lesion_of = gallery.choose(predictions), lesion_masks(DATA)
     rows = predictions.iloc[[place for places in chosen.values() for place in places]]
-    heats = iter(heat_maps(grad_cam, model, rows["path"].tolist(), rows["predicted"].tolist(), "gallery"))
+    heats = iter(heat_maps(grad_cam, model, look, rows["path"].tolist(), rows["predicted"].tolist(), "gallery"))
     entries: dict[str, list[dict]] = {kind: [] for kind in chosen}
     for kind, places in chosen.items():
         for place in places:
@@ -293,7 +293,7 @@ def audited(images: pd.DataFrame, params: Params) -> dict:
     dealt = deal_at_random(images, params.evaluate.seed)
     test, twins = images_of(dealt, "test"), has_twin_in_train(dealt)
     model = audit.train_on(dealt, DATA, params)
-    said, _ = classify(describe(model), model.input_shape[1], test["path"].tolist())
+    said, _ = classify(compile_pass(model), model.input_shape[1], test["path"].tolist())
     right = np.take(CLASSES, said.argmax(axis=1)) == test["label"].to_numpy()
 
     def share(of: np.ndarray) -> dict:

@@ -30,7 +30,17 @@ from pipeline.params import Params
 
 RESULT = "result.json"
 LOG = "log.txt"
-LINKS = ("data", "weights", "dvc.yaml", "pipeline", "src", "mlruns", "artifacts/validate", "reports/validation.json")
+LINKS = (
+    "data",
+    "data.dvc",
+    "weights",
+    "dvc.yaml",
+    "pipeline",
+    "src",
+    "mlruns",
+    "artifacts/validate",
+    "reports/validation.json",
+)
 # One thread a job, whatever the machine: sums come out the same everywhere, and jobs side by side share the cores
 THREADS = {
     "OMP_NUM_THREADS": "1",

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from busi import DISCLAIMER
 from busi.images import printable
 from busi.layout import CLASSES, IMAGE_SUFFIXES
+from busi.serving import MAX_BYTES
 from pipeline.outputs import StageError, stage
 
 BATCH = 32  # files in memory at once
@@ -41,6 +42,8 @@ def main(
         with tqdm(total=len(files), desc="predict", unit="image", disable=None) as progress:
             classifier = production.load(model or production.default_name()).classifier
             rows = list(classify(classifier, files, progress))
+    # A name on disk may be no text: its bytes are printed as \udcXX, which JSON takes
+    sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif as_csv:
@@ -58,7 +61,8 @@ def find(paths: list[Path]) -> list[Path]:
     files = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            named = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(file for file in named if not file.is_dir())
             if not found:
                 raise StageError(
                     f"{printable(str(path))} has no image file in it; expected names ending in "
@@ -76,15 +80,22 @@ def classify(classifier, files: list[Path], progress: tqdm) -> Iterator[dict]:
     """A row a file, as `busi.serving` gives it, with the file's path before it."""
     for start in range(0, len(files), BATCH):
         batch = files[start : start + BATCH]
-        said = classifier.predict([_content(path) for path in batch]).to_dict(orient="records")
+        contents, unreadable = [], {}
+        for path in batch:
+            try:
+                contents.append(_content(path))
+            except ValueError as error:
+                contents.append(b"")  # refused as well; the reason is ours
+                unreadable[path] = str(error)
+        said = classifier.predict(contents).to_dict(orient="records")
         for path, row in zip(batch, said, strict=True):
-            yield {"path": str(path), **row}
+            yield {"path": str(path), **row, "reason": unreadable.get(path, row["reason"])}
         progress.update(len(batch))
 
 
 def flatten(rows: list[dict]) -> pd.DataFrame:
     """The same with a column a class in place of `probabilities`."""
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, dtype=object)  # as text, pandas refuses a name that is none
     place = table.columns.get_loc("probabilities")
     for offset, label in enumerate(CLASSES):
         table.insert(place + 1 + offset, label, [said[label] if said else None for said in table["probabilities"]])
@@ -103,10 +114,14 @@ def as_table(rows: list[dict]) -> str:
 
 
 def _content(path: Path) -> bytes:
+    """The bytes of a file, of one that is too large so many that it is refused. Raises ValueError with the reason."""
     try:
-        return path.read_bytes()
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("neither a file nor a link to one")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise StageError(f"{printable(str(path))} can't be opened: {error.strerror}") from error
+        raise ValueError(f"can't be opened: {error.strerror}") from error
 
 
 if __name__ == "__main__":

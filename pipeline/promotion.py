@@ -48,6 +48,7 @@ FORCIBLE = ("verdict", "not_worse_than_production")
 AUDIT, NOTE = "audit.", "promoting."
 PATIENCE = 60  # seconds after which the note of another machine is taken for that of a killed process
 LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
+SETTLING_SECONDS = 5  # that `verify` waits for a promotion which is under way; on a server one takes two
 TRIES = 5  # to be the only one who promotes, where several begin in the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[dict]], None]
 
@@ -460,38 +461,18 @@ def verify(name: str, every: bool = False) -> list[dict]:
 
     Returns:
         A list of `{"name", "value", "threshold", "passed", "sentence"}`; one that failed says that somebody has gone
-        round the gate, or that a promotion was cut off.
+        round the gate, or that a promotion was cut off. One that is under way is waited for.
     """
-    found = tracking.versions(name)
-    log = audit_log(name)
-    alias = tracking.production_version(name)
-    stack = production_stack(log.values())
-    checks = [_verify_log(log, _notes(name)), _verify_alias(alias, stack), _verify_stages(tracking.stages(name), alias)]
-    for version in found:
+    log, alias, checks = _verify_moves(name)
+    for version in tracking.versions(name):
         if every or str(version.version) == alias:
-            checks += [
-                {**check, "name": f"{check['name']} of version {version.version}"}
-                for check in _verify_files(version, log, alias)
-            ]
+            try:
+                with tracking.files_of(version) as files:
+                    found = _verify_files(version, files, log, alias)
+            except StageError as error:
+                found = [_check("files", False, str(error).splitlines()[0])]
+            checks += [{**check, "name": f"{check['name']} of version {version.version}"} for check in found]
     return checks
-
-
-def verified_production(name: str) -> str:
-    """The address `models:/NAME/VERSION` of the Production version, after `verify`; for what serves it.
-
-    Raises:
-        StageError: there is no Production version, or something does not agree.
-    """
-    number = tracking.production_version(name)
-    if number is None:
-        raise StageError(
-            f"{name} has no Production version\n  `make promote` makes the newest that passed the gate one"
-        )
-    wrong = [check for check in verify(name) if check["passed"] is False]
-    if wrong:
-        lines = [f"  {check['name']}: {check['sentence']}" for check in wrong]
-        raise StageError("\n".join([f"{name} version {number} is not served", *lines]))
-    return f"models:/{name}/{number}"
 
 
 @contextlib.contextmanager
@@ -503,13 +484,37 @@ def production_files(name: str) -> Iterator[tuple[ModelVersion, Path]]:
     Raises:
         StageError: there is no Production version, or something does not agree.
     """
-    verified_production(name)
-    version = _production(name)
+    log, number, checks = _verify_moves(name)
+    if number is None:
+        raise StageError(
+            f"{name} has no Production version\n  `make promote` makes the newest that passed the gate one"
+        )
+    version = choose(name, int(number))
     with tracking.files_of(version) as files:
-        check = unaltered(version, files)
-        if not check["passed"]:
-            raise StageError(f"{name} version {version.version} is not served\n  {check['sentence']}")
+        checks += _verify_files(version, files, log, number)
+        wrong = [f"  {check['name']}: {check['sentence']}" for check in checks if check["passed"] is False]
+        if wrong:
+            raise StageError("\n".join([f"{name} version {number} is not served", *wrong]))
         yield version, files
+
+
+def _verify_moves(name: str) -> tuple[dict[int, dict], str | None, list[dict]]:
+    """The audit log, the Production version, and what `verify` finds of the moves; one under way is waited for."""
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while True:
+        before = tracking.model_tags(name)
+        log, alias = audit_log(name), tracking.production_version(name)
+        checks = [
+            _verify_log(log, _notes(name)),
+            _verify_alias(alias, production_stack(log.values())),
+            _verify_stages(tracking.stages(name), alias),
+        ]
+        after = tracking.model_tags(name)
+        # A promotion begins with a note and ends with an entry, both of which are tags; an old note is a killed one's
+        moving = before != after or any(_age(note) < SETTLING_SECONDS for note in _notes(name).values())
+        if not moving or all(check["passed"] for check in checks) or time.monotonic() > deadline:
+            return log, alias, checks
+        time.sleep(0.2)
 
 
 def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> dict:
@@ -554,13 +559,9 @@ def _verify_stages(stages: Mapping[str, str], alias: str | None) -> dict:
     return _check("stage", True, "Stage and alias agree.")
 
 
-def _verify_files(version: ModelVersion, log: Mapping[int, Mapping], alias: str | None) -> list[dict]:
-    try:
-        with tracking.files_of(version) as files:
-            whole, decided = unaltered(version, files), verdict(version, files)
-            origin = _evidence(files, "lineage.json") or {}
-    except StageError as error:
-        return [_check("files", False, str(error).splitlines()[0])]
+def _verify_files(version: ModelVersion, files: Path, log: Mapping[int, Mapping], alias: str | None) -> list[dict]:
+    whole, decided = unaltered(version, files), verdict(version, files)
+    origin = _evidence(files, "lineage.json") or {}
     edited = [field for field in lineage.FIELDS if version.tags.get(field) != origin.get(field)]
     tags = _check("tags", not edited, f"Edited: {', '.join(edited)}." if edited else "They say what the files say.")
     number = str(version.version)

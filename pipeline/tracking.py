@@ -509,6 +509,14 @@ def load_classifier(files: Path):
         return mlflow.pyfunc.load_model(str(files)).get_raw_model()
 
 
+def scoring_app(files: Path):
+    """MLflow's scoring server, an ASGI application, on a copy of a version's files as `files_of` makes it."""
+    from mlflow.pyfunc import scoring_server
+
+    with store_errors():
+        return scoring_server.init(mlflow.pyfunc.load_model(str(files)))
+
+
 def smoke_images(version: ModelVersion, folder: Path) -> Path:
     """Copy the test images that were set aside at evaluation, and what is expected of them, into `folder`."""
     with store_errors():

@@ -11,8 +11,10 @@ A failure is repeated by `python -m tests.fuzz --target image --seed 1 --first 1
 """
 
 import argparse
+import contextlib
 import faulthandler
 import functools
+import html
 import importlib.util
 import json
 import subprocess
@@ -26,7 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import pipeline  # noqa: F401, first: it puts src/ on the path
+import pipeline  # first: it puts src/ on the path
 from busi import archive, duplicates, images, manifest
 from pipeline.outputs import StageError, write_json
 from tests import hostile
@@ -34,7 +36,10 @@ from tests import hostile
 SECONDS = 10
 HANG_SECONDS = 300  # by the clock, which other processes slow down: what waits uses no processor time
 MEGABYTES = 1024
-CASES = {"image": 1200, "manifest": 300, "served": 400, "archive": 800, "data": 300, "folder": 200}
+CASES = {
+    "image": 1200, "manifest": 300, "served": 400, "predict": 300, "app": 200, "endpoint": 400, "archive": 800,
+    "data": 300, "folder": 200, "predicted folder": 200,
+}  # fmt: skip
 SMALLER = 8  # the part of these that `make test` runs
 
 
@@ -74,9 +79,50 @@ def read_set(case: hostile.Case, place: Path) -> None:
 
 def serve(case: hostile.Case, place: Path) -> None:
     """As the registered model reads an image."""
-    table = _classifier().predict([case.content])
-    if not abs(sum(table.loc[0, list(hostile.CLASSES)]) - 1) < 1e-6:
-        raise AssertionError(f"probabilities {table.to_dict()}")
+    [row] = _classifier().predict([case.content]).to_dict(orient="records")
+    if not row["accepted"]:
+        raise ValueError(f"{case.name}: {row['reason'] or row['probabilities']}")
+    if not abs(sum(row["probabilities"].values()) - 1) < 1e-6:
+        raise AssertionError(f"probabilities {row}")
+
+
+def predict_file(case: hostile.Case, place: Path) -> None:
+    """As `python -m pipeline.predict PATH` reads a file and prints what is said of it, in each of its three ways."""
+    path = place / case.name
+    path.write_bytes(case.content)
+    _predict([path])
+
+
+def ask_app(case: hostile.Case, place: Path) -> None:
+    """The app's whole page after an upload, on a model of three weights and without a registry."""
+    page = _page()
+    page.file_uploader[0].set_value([(case.name, case.content, "image/png")])
+    page.run(timeout=HANG_SECONDS)
+    if page.exception or page.error:
+        raise AssertionError(f"on the page: {[*page.exception, *page.error]}")
+    text = html.unescape(" ".join(element.proto.body for element in page.get("html")))
+    name = images.printable(case.name)
+    if name not in text:
+        raise AssertionError(f"{name} is not on the page")
+    if "Not classified" in text:
+        raise ValueError(f"{name}: {text[text.index('Not classified') :][:500]}")
+
+
+def ask_endpoint(case: hostile.Case, place: Path) -> None:
+    """One request to the scoring server as `pipeline.serve` has it, through all but the socket."""
+    answer = _endpoint().post("/invocations", content=case.content, headers={"Content-Type": "application/json"})
+    if "Traceback" in answer.text or 'File \\"' in answer.text:
+        raise AssertionError(f"a traceback: {answer.text[:500]}")
+    if answer.status_code == 200:
+        reasons = [row["reason"] for row in answer.json()["predictions"] if not row["accepted"]]
+    elif answer.status_code in (400, 413) and set(answer.json()) == {"error_code", "message"}:
+        reasons = [answer.json()["message"]]
+    else:
+        raise AssertionError(f"status {answer.status_code}: {answer.text[:500]}")
+    if reasons:
+        if not all(reasons):
+            raise AssertionError(f"no reason: {answer.text[:500]}")
+        raise ValueError(f"{case.name}: {reasons[0]}")
 
 
 def take_archive(case: hostile.Case, place: Path) -> None:
@@ -119,22 +165,33 @@ def take_folder(case: Callable[[Path], None], place: Path) -> None:
                 raise AssertionError(f"{path} was written")
 
 
+def predict_folder(case: Callable[[Path], None], place: Path) -> None:
+    """The same of a folder; each image file in it, and what is named like one, has its row."""
+    source = place / "source"
+    source.mkdir()
+    case(source)
+    _predict([source])
+
+
 TARGETS = {
     "image": (read_image, hostile.images),
     "manifest": (read_set, hostile.images),
     "served": (serve, hostile.images),
+    "predict": (predict_file, hostile.images),
+    "app": (ask_app, hostile.images),
+    "endpoint": (ask_endpoint, hostile.requests),
     "archive": (take_archive, hostile.archives),
     "data": (take_data, hostile.archives),
     "folder": (take_folder, hostile.folders),
+    "predicted folder": (predict_folder, hostile.folders),
 }
 
 
 def results(target: str, seed: int, first: int, count: int, heavy: bool = True) -> Iterator[Result]:
     """Run cases `first` to `first + count` of a target in this process."""
     read, make = TARGETS[target]
-    if target == "served":
-        serve(hostile.Case("", "", hostile.good_images()[1][1]), Path())  # the imports and the first graph
-    made = make(seed, first + count) if target == "folder" else make(seed, first + count, heavy)
+    _warm_up(target)
+    made = make(seed, first + count) if make is hostile.folders else make(seed, first + count, heavy)
     for number, case in islice(enumerate(made), first, None):
         name = case[1] if isinstance(case, hostile.Case) else "source"
         with tempfile.TemporaryDirectory() as folder:
@@ -165,12 +222,17 @@ def watched(target: str, seed: int, first: int, count: int) -> Iterator[Result]:
     while first < end:
         words = ("--target", target, "--seed", str(seed), "--first", str(first), "--count", str(end - first), "--child")
         command = [sys.executable, "-m", "tests.fuzz", *words]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        with (
+            tempfile.TemporaryFile("w+") as errors,  # a pipe would fill up
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+        ):
             for line in child.stdout:
                 found = Result(*json.loads(line))
                 first = found.number + 1
                 yield found
-            noise = child.stderr.read()
+            child.wait()
+            errors.seek(0)
+            noise = errors.read()
         if child.returncode:
             yield Result(first, "", "failed", SECONDS, 0, f"the process ended with {child.returncode}: {noise[-600:]}")
             first += 1
@@ -208,15 +270,96 @@ def guided(target: str, seconds: int, corpus: Path) -> None:
     atheris.Fuzz()
 
 
+def _warm_up(target: str) -> None:
+    """The imports and the first graph, which are no cost of the first case."""
+    good = hostile.good_images()[1][1]
+    if target in ("served", "predict", "app", "predicted folder"):
+        serve(hostile.Case("", "warm.png", good), Path())
+    if target == "app":
+        with contextlib.suppress(ValueError):
+            ask_app(hostile.Case("", "warm.png", good), Path())
+    if target == "endpoint":
+        ask_endpoint(
+            next(iter(hostile.requests(0, 1, heavy=False)))._replace(content=hostile.request_of([good])), Path()
+        )
+
+
 @functools.cache
 def _classifier():
+    """What serves, on a network of three weights that takes every image for one that it knows."""
     import keras
+    import numpy as np
 
+    from busi.novelty import Novelty
     from busi.serving import ImageClassifier
 
     pixels = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    return ImageClassifier(keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled)), "1")
+    # The layers that serving and the heat map look at, by DenseNet121's names
+    found = keras.layers.Rescaling(1 / 255, name="conv1_relu")(pixels)
+    found = keras.layers.AveragePooling2D(2, name="pool2_pool")(found)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(found))
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="head")(pooled))
+    return ImageClassifier(model, Novelty(np.zeros(12), np.eye(12), 1e30), "tiny/1")
+
+
+def _predict(paths: list[Path]) -> None:
+    from tqdm import tqdm
+
+    from pipeline import predict
+
+    files = predict.find(paths)
+    rows = list(predict.classify(_classifier(), files, tqdm(disable=True)))
+    said = [json.dumps(rows, ensure_ascii=False), predict.flatten(rows).to_csv(index=False), predict.as_table(rows)]
+    for text in said:
+        text.encode("utf-8", "backslashreplace")  # as it is printed
+    if [row["path"] for row in rows] != [str(path) for path in files]:
+        raise AssertionError(f"rows of {[row['path'] for row in rows]}")
+    refused = [row for row in rows if not row["accepted"]]
+    if not all(row["reason"] for row in refused):
+        raise AssertionError(f"no reason: {refused}")
+    if refused:
+        raise ValueError("; ".join(f"{images.printable(row['path'])}: {row['reason']}" for row in refused))
+
+
+@functools.cache
+def _page():
+    """The app's page, with a model in the place of the Production one."""
+    from types import SimpleNamespace
+
+    import pandas as pd
+    from streamlit.testing.v1 import AppTest
+
+    from pipeline import production, tracking
+    from tests.pipeline.registry import make_metrics
+
+    table = pd.DataFrame({"label": ["benign"], "predicted": ["benign"], "benign": 0.9, "malignant": 0.1, "normal": 0})
+    found = SimpleNamespace(
+        name="tiny", version="1", classifier=_classifier(), card="# A card", gate={"verdict": "passed", "rules": []},
+        metrics=make_metrics(), predictions=table,
+    )  # fmt: skip
+    tracking.production_version = lambda name: "1"
+    production.load = lambda name: found
+    sys.argv[1:] = ["--model", "tiny"]
+    return AppTest.from_file(str(Path(pipeline.__file__).with_name("app.py"))).run(timeout=HANG_SECONDS)
+
+
+@functools.cache
+def _endpoint():
+    """A client of the scoring server on a model folder as it is registered."""
+    from starlette.testclient import TestClient
+
+    from pipeline import serve, tracking
+
+    place = Path(_scratch().name)
+    _classifier().model.save(place / "model.keras")
+    _classifier().novelty.save(place / "novelty.npz")
+    tracking.write_model(place / "made" / "model", place / "model.keras", place / "novelty.npz", None, None, "model")
+    return TestClient(serve.limited(tracking.scoring_app(place / "made" / "model")), raise_server_exceptions=False)
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
 
 
 def _require_inside(place: Path, out: Path, source: Path) -> None:
@@ -246,9 +389,11 @@ def _instrument(atheris, value: object) -> None:
 
 
 def _child(target: str, seed: int, first: int, count: int) -> None:
-    for found in results(target, seed, first, count):
-        print(json.dumps(found), flush=True)
-        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # of the next one, its making included
+    said = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # what a reader prints is none of the results
+        for found in results(target, seed, first, count):
+            print(json.dumps(found), flush=True, file=said)
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)  # of the next one, its making included
 
 
 def main() -> None:

@@ -18,13 +18,11 @@ import random
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,12 +31,14 @@ import psutil
 import yaml
 
 from pipeline import ROOT
-from tests.pipeline.conftest import SMALL, Workspace
+from tests.pipeline.conftest import Workspace, copy_sources
+from tests.pipeline.registry import free_port, mlflow_server
 
 PLACE = ROOT / ".cache" / "torture"
 STAGES = ("validate", "split", "featurize", "train", "evaluate", "register")
 DECLARED = ("dvc.lock", "data.dvc", *(f"reports/{name}.json" for name in ("validation", "split", "metrics", "gate")))
 REPRO = ("dvc", "repro")
+FLOW = ("python", "-m", "pipeline.flow")
 PROMOTE = ("python", "-m", "pipeline.promote", "promote", "1", "--yes", "--force", "--reason", "torture")
 CLEAN_SECONDS = 5
 DOWNLOAD_SECONDS = 3
@@ -72,16 +72,7 @@ class Bench:
         self.count = 0
 
     def build(self) -> None:
-        files = ("git", "ls-files", "-co", "--exclude-standard")
-        listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-        for file in listed:
-            wanted = file.split("/")[0] not in ("reports", "data.dvc", "dvc.lock", "tests", "benchmarks", "docs")
-            if wanted and (ROOT / file).is_file():
-                (self.finished.folder / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, self.finished.folder / file)
-        self.finished.run("git", "init", "-q")
-        self.finished.set_params(SMALL)
-        self.finished.commit()
+        copy_sources(self.finished.folder)
         self._timed("data", "python", "-m", "pipeline.data")
         for stage in STAGES:
             if stage == "register":
@@ -97,7 +88,7 @@ class Bench:
         self._timed("promote", *PROMOTE, workspace=trial)
         with serving(self.place / "busi.zip", DOWNLOAD_SECONDS) as source:
             self._timed("pull", "python", "-c", PULL, *source, workspace=trial)
-        self._timed("flow", "python", "-m", "pipeline.flow", workspace=self.copy("train"))
+        self._timed("flow", *FLOW, workspace=self.copy("train"))
 
     def _timed(self, name: str, *command: str, workspace: Workspace | None = None) -> None:
         started = time.monotonic()
@@ -156,6 +147,12 @@ class Bench:
         if alive := sorted(filter(psutil.pid_exists, holders)):
             raise Failure(f"a DVC lock is held by {alive}")
 
+    def go_on(self, workspace: Workspace, command: tuple[str, ...] = REPRO) -> None:
+        """Start the plain command again, hold what comes of it to the reference, and drop the copy."""
+        finish(workspace, command)
+        self.hold(workspace)
+        self.drop(workspace)
+
     def drop(self, workspace: Workspace) -> None:
         shutil.rmtree(workspace.folder.parent)
 
@@ -167,20 +164,15 @@ def kill_stage(bench: Bench, rng: random.Random, stage: str, command: tuple[str,
     workspace = bench.copy(stage)
     moment = rng.uniform(0.02, 0.98) * bench.seconds[stage]
     where, _ = end(workspace, command, moment, signal.SIGKILL)
-    finish(workspace, command)
-    bench.hold(workspace)
-    bench.drop(workspace)
+    bench.go_on(workspace, command)
     return f"after {moment:.1f} s, {where}"
 
 
 def kill_flow(bench: Bench, rng: random.Random) -> str:
     workspace = bench.copy("train")
     moment = rng.uniform(0.2, 1.0) * bench.seconds["flow"]
-    command = ("python", "-m", "pipeline.flow")
-    where, _ = end(workspace, command, moment, signal.SIGKILL)
-    finish(workspace, command)
-    bench.hold(workspace)
-    bench.drop(workspace)
+    where, _ = end(workspace, FLOW, moment, signal.SIGKILL)
+    bench.go_on(workspace, FLOW)
     return f"train to be done, after {moment:.1f} s, {where}"
 
 
@@ -228,7 +220,7 @@ def polite(bench: Bench, rng: random.Random, step: str, ending: signal.Signals) 
     """Ctrl-C or SIGTERM to the whole group, as a terminal sends it."""
     workspace = bench.copy(step if step in STAGES else "train" if step == "flow" else None)
     commands = {
-        "flow": ("python", "-m", "pipeline.flow"),
+        "flow": FLOW,
         "promote": PROMOTE,
         "data": ("python", "-m", "pipeline.data", "phantom"),
     }
@@ -251,12 +243,7 @@ def half_written(bench: Bench, rng: random.Random, file: str) -> str:
     text = path.read_text()
     length = rng.choice((0, rng.randrange(len(text))))
     path.write_text(text[:length])
-    if rng.random() < 0.5:
-        finish(workspace, REPRO)
-    else:
-        finish(workspace, ("python", "-m", "pipeline.flow"))
-    bench.hold(workspace)
-    bench.drop(workspace)
+    bench.go_on(workspace, rng.choice((REPRO, FLOW)))
     return f"{length} of {len(text)} characters"
 
 
@@ -292,15 +279,13 @@ def full_disk(bench: Bench, rng: random.Random, stage: str) -> str:
 def lost_server(bench: Bench, rng: random.Random, stage: str) -> str:
     """The tracking server goes away in the middle of a stage and comes back; the plain command then goes on."""
     workspace = bench.copy("train" if stage == "train" else stage)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, backend = free_port(), f"sqlite:///{workspace.folder.parent}/server.db"
     workspace.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
     for path in ("mlruns/mlflow.db", "artifacts/register"):
         target = workspace.folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     moment = rng.uniform(0.2, 0.9) * bench.seconds[stage]
-    with tracking_server(workspace.folder.parent, port):
+    with mlflow_server(workspace.folder.parent, backend, port):
         process = workspace.start(*REPRO)
         time.sleep(moment)
     try:
@@ -309,7 +294,7 @@ def lost_server(bench: Bench, rng: random.Random, stage: str) -> str:
         _end_all(process)
     if "Traceback" in output:
         raise Failure(f"a traceback:\n{output[-3000:]}")
-    with tracking_server(workspace.folder.parent, port):
+    with mlflow_server(workspace.folder.parent, backend, port):
         finish(workspace, REPRO)
         finish(workspace, ("python", "-m", "pipeline.summary"))  # what the store lacks comes back
     with contextlib.closing(sqlite3.connect(workspace.folder.parent / "server.db")) as store:
@@ -333,9 +318,7 @@ def two_at_once(bench: Bench, rng: random.Random) -> str:
     codes = [process.returncode for process in (first, second)]
     if 0 not in codes or any("Traceback" in output for output in said):
         raise Failure(f"ended with {codes}:\n{said[0][-1500:]}\n---\n{said[1][-1500:]}")
-    finish(workspace, REPRO)
-    bench.hold(workspace)
-    bench.drop(workspace)
+    bench.go_on(workspace)
     return f"{stage}: ended with {codes}"
 
 
@@ -353,9 +336,7 @@ def orphan(bench: Bench, rng: random.Random) -> str:
         if time.monotonic() > deadline:
             raise Failure(f"the stage went on without DVC: {left}")
         time.sleep(0.1)
-    finish(workspace, REPRO)
-    bench.hold(workspace)
-    bench.drop(workspace)
+    bench.go_on(workspace)
     return f"{stage}: ended with DVC"
 
 
@@ -389,9 +370,7 @@ def read_only(bench: Bench, rng: random.Random) -> str:
             said[words[-1]] = process.returncode
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
-    finish(workspace, REPRO)
-    bench.hold(workspace)
-    bench.drop(workspace)
+    bench.go_on(workspace)
     return ", ".join(f"{name} {code}" for name, code in said.items())
 
 
@@ -516,34 +495,6 @@ def serving(file: Path, seconds: float) -> Iterator[tuple[str, str]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/Dataset_BUSI.zip", hashlib.sha256(content).hexdigest()
         server.shutdown()
-
-
-@contextlib.contextmanager
-def tracking_server(folder: Path, port: int) -> Iterator[None]:
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"),
-        *(
-            "--artifacts-destination",
-            str(folder / "served"),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ),
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("a") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            time.sleep(0.2)
-        yield
-    finally:
-        _end_all(server)
 
 
 def _end_all(process: subprocess.Popen) -> None:

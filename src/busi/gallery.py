@@ -5,15 +5,14 @@ What is chosen and drawn is a function of the predictions and pixels alone.
 
 import io
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from busi.layout import CLASSES
+from busi.viewing import blend, fit
 
-COLORMAP = "inferno"  # even in lightness, so that it reads without colour too
 WRONG, UNCERTAIN = 6, 3  # images shown at most; of the right ones the surest of each class
 
 _SIDE = 320  # pixels of the longer side, twice what a report shows it at
@@ -42,7 +41,7 @@ def choose(predictions: pd.DataFrame) -> dict[str, list[int]]:
 
 def picture(gray: np.ndarray) -> bytes:
     """An image, uint8 (H, W), as a small JPEG file."""
-    return _jpeg(np.asarray(_fit(gray)))
+    return _jpeg(fit(gray, _SIDE))
 
 
 def overlay(gray: np.ndarray, heat: np.ndarray, lesion: np.ndarray | None) -> bytes:
@@ -53,25 +52,17 @@ def overlay(gray: np.ndarray, heat: np.ndarray, lesion: np.ndarray | None) -> by
         heat: float (h, w) of any size, 0 to 1; it is stretched over the image.
         lesion: bool (H, W), or None.
     """
-    small = _fit(gray)
-    shown = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(small.size, Image.Resampling.BILINEAR))
-    shown = np.clip(shown, 0, 1)[..., np.newaxis]
-    colors = matplotlib.colormaps[COLORMAP](shown[..., 0])[..., :3] * 255
-    pixels = np.repeat(np.asarray(small)[..., np.newaxis], 3, axis=2).astype(float)
-    pixels += _OPACITY * shown * (colors - pixels)
+    small = fit(gray, _SIDE)
+    size = small.shape[1], small.shape[0]
+    shown = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    pixels = blend(small, shown, _OPACITY)
     if lesion is not None:
-        inside = np.asarray(Image.fromarray(lesion).resize(small.size, Image.Resampling.NEAREST))
+        inside = np.asarray(Image.fromarray(lesion).resize(size, Image.Resampling.NEAREST))
         line = binary_dilation(inside) & ~binary_erosion(inside, iterations=2)
         # White on black, so that it shows on any tissue
         pixels[binary_dilation(line, iterations=2)] = 0
         pixels[line] = 255
-    return _jpeg(pixels.round().astype(np.uint8))
-
-
-def _fit(gray: np.ndarray) -> Image.Image:
-    image = Image.fromarray(gray)
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    return image
+    return _jpeg(pixels)
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import NamedTuple
 
-from scipy.stats import binom
+from scipy.special import bdtrc  # scipy.stats takes most of a second to import
 
 from busi.layout import CLASSES, MALIGNANT
 
@@ -67,7 +67,7 @@ def failed_rules(decision: Mapping) -> list[str]:
 def chance_to_pass(true_accuracy: float, threshold: float, images: int) -> float:
     """The chance that a model of this true accuracy reaches the threshold on so many independent images."""
     needed = math.ceil(threshold * images - 1e-9)  # a float's last bit must not ask for one image more
-    return float(binom.sf(needed - 1, images, true_accuracy))
+    return float(bdtrc(needed - 1, images, true_accuracy))
 
 
 def _row(name: str, metrics: Mapping, rules: Thresholds) -> dict:

@@ -17,6 +17,11 @@ PUBLISHED_COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 DATASET_FILE = "dataset.json"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
+# A registered model: the column of image files that it takes, and its files
+IMAGE_COLUMN = "image"
+MODEL_FILE = "model.keras"
+NOVELTY_FILE = "novelty.npz"
+
 _MASK = re.compile(r"^(?P<stem>.+)_mask(?:_(?P<number>[1-9][0-9]*))?$", re.DOTALL)  # a name may hold a newline
 
 
@@ -26,12 +31,6 @@ class FileName(NamedTuple):
     stem: str
     suffix: str
     mask: int | None
-
-
-# A registered model: the column of image files that it takes, and its files
-IMAGE_COLUMN = "image"
-MODEL_FILE = "model.keras"
-NOVELTY_FILE = "novelty.npz"
 
 
 def parse_name(name: str) -> FileName | None:

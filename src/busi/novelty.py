@@ -8,13 +8,10 @@ covariance of Ledoit and Wolf, J. Multivariate Analysis 88, 2004, since there ma
 threshold is a quantile of the validation images' distances.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-LEVELS = ("conv1_relu", "pool2_pool")  # with later layers more photographs pass: benchmarks/unknown_input.py
 
 _FLOOR = 1e-6  # of a spread: a channel that is dead on all training images
 
@@ -29,7 +26,7 @@ class Novelty:
     threshold: float
 
     def distance(self, described: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distances, float64 (n,) from 0 up, of what `describe` says of n images (n, F)."""
+        """Squared Mahalanobis distances, float64 (n,) from 0 up, of n images, described as in `inference.Seen`."""
         away = np.asarray(described, dtype=np.float64) - self.center
         return np.einsum("nf,fg,ng->n", away, self.precision, away)
 
@@ -45,39 +42,6 @@ class Novelty:
                 return cls(file["center"], file["precision"], float(file["threshold"]))
         except (KeyError, OSError, EOFError, ValueError) as error:
             raise ValueError(f"{path} is not a file of novelty.Novelty: {error}") from error
-
-
-def describe(model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """One compiled pass that gives probabilities and what the distance is of.
-
-    Args:
-        model: Keras model with layers named `LEVELS`, pixels (n, S, S, 3) in 0-255 to probabilities (n, classes).
-
-    Returns:
-        A function of pixels, (n, S, S, 3) in 0-255 of any type, to float32 probabilities (n, classes) and float32
-        descriptions (n, F): for each level the channels' means and the logs of their standard deviations.
-    """
-    from busi.backend import keras, tf  # here, so that what only reads and measures distances costs no TensorFlow
-
-    missing = set(LEVELS) - {layer.name for layer in model.layers}
-    if missing:
-        raise ValueError(f"the model has no layer {', '.join(sorted(missing))}; expected DenseNet121's layers")
-    network = keras.Model(model.input, [model.output, *(model.get_layer(name).output for name in LEVELS)])
-
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
-    def run(pixels):
-        probabilities, *levels = network(pixels, training=False)
-        numbers = []
-        for level in levels:
-            mean, variance = tf.nn.moments(level, axes=[1, 2])
-            numbers += [mean, tf.math.log1p(tf.sqrt(variance))]
-        return probabilities, tf.concat(numbers, axis=1)
-
-    def on(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, numbers = run(tf.cast(pixels, tf.float32))
-        return probabilities.numpy(), numbers.numpy()
-
-    return on
 
 
 def fit(training: np.ndarray, validation: np.ndarray, accepted: float) -> Novelty:

@@ -9,16 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
-import matplotlib
 import pandas as pd
-from matplotlib.colors import to_hex
 
 from busi import DISCLAIMER, gate
-from busi.gallery import COLORMAP
 from busi.layout import CLASSES
 from busi.metrics import Metric
 from busi.slices import TERTILES
 from busi.split import PARTS
+from busi.viewing import RAMP
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -113,7 +111,7 @@ def render(
         figures={name: _base64(content) for name, content in figures.items()},
         gallery=gallery,
         gallery_titles=GALLERY,
-        shades=[to_hex(matplotlib.colormaps[COLORMAP](step / 4)) for step in range(5)],
+        shades=[f"rgb{colour}" for colour in RAMP],
         slices=titled(metrics["slices"]),
         slice_ranges=_ranges(slice_ranges),
         few=gate.SLICE_IMAGES,

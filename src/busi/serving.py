@@ -23,8 +23,9 @@ import yaml
 from PIL import Image
 
 from busi import DISCLAIMER, images
+from busi.inference import compile_pass
 from busi.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
-from busi.novelty import Novelty, describe
+from busi.novelty import Novelty
 
 COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
@@ -44,7 +45,7 @@ class ImageClassifier:
         self.novelty = novelty
         self.version = version
         self.size = shape[1]
-        self._run = describe(model)
+        self._look = compile_pass(model)
 
     def predict(self, files, params=None) -> pd.DataFrame:
         """Classify encoded image files; the columns are `COLUMNS`, described at the top of this module.
@@ -74,8 +75,8 @@ class ImageClassifier:
         if label not in CLASSES:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
         image = read_upload(encoded)
-        pixels = images.prepare(image, self.size)[np.newaxis]
-        return enlarge(grad_cam(self.model, pixels, np.array([CLASSES.index(label)]))[0], *image.size)
+        seen = self._look(images.prepare(image, self.size)[np.newaxis])
+        return enlarge(grad_cam(self.model, seen.features, np.array([CLASSES.index(label)]))[0], *image.size)
 
     def get_raw_model(self) -> "ImageClassifier":
         """What `PyFuncModel.get_raw_model` gives."""
@@ -93,7 +94,7 @@ class ImageClassifier:
                 else:
                     read[number] = pixels
         if read:
-            probabilities, described = self._run(np.stack(list(read.values())))
+            probabilities, described, _ = self._look(np.stack(list(read.values())))
             distances = self.novelty.distance(described) if self.novelty else np.zeros(len(read))
             for number, said, distance in zip(read, probabilities, distances, strict=True):
                 rows[number] = self._row(_reason(distance, self.novelty), said)

@@ -20,10 +20,9 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER
-from pipeline import ROOT, promotion, register
-from pipeline.params import read_params
+from pipeline import ROOT
 from tests.bad_images import encoded
-from tests.pipeline.registry import NAME, empty_store, free_port, keras_file, lay_out, working_in  # noqa: F401
+from tests.pipeline.registry import NAME, empty_store, free_port, keras_file, with_production, working_in  # noqa: F401
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -51,13 +50,10 @@ main()
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, keras_file, empty_store):  # noqa: F811
+def served(tmp_path_factory, with_production):  # noqa: F811
     """The address of the app, and the file that names what it opened to write."""
-    with working_in(lay_out(tmp_path_factory.mktemp("browser") / "repository", keras_file)) as folder:
-        shutil.copytree(empty_store, "mlruns")
+    with working_in(shutil.copytree(with_production, tmp_path_factory.mktemp("browser") / "repository")) as folder:
         shutil.copytree(ROOT / ".streamlit", ".streamlit")
-        register.main()
-        promotion.promote(NAME, 1, read_params(), force=False, reason="", agree=lambda *_: None)
         port, record = free_port(), folder / "opened"
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline.registry import empty_store, folder_with_store, keras_file, outputs  # noqa: F401
+from tests.pipeline.registry import (  # noqa: F401
+    empty_store,
+    folder_with_store,
+    keras_file,
+    known,
+    outputs,
+    with_production,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -93,31 +100,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: names.get(item.path.name, len(names)))  # stable: the others stay as they were
 
 
-@pytest.fixture(scope="session")
-def make_workspace(tmp_path_factory):
+def copy_sources(folder: Path) -> Workspace:
+    """The repository's files that a run needs, in a fresh git repository, with `SMALL` numbers."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-
-    def make(name: str, folder: Path | None = None) -> Workspace:
-        folder = folder or tmp_path_factory.mktemp(name) / "repository"
-        for file in listed:
-            if file.split("/")[0] in ("reports", "data.dvc", "dvc.lock", "tests", "benchmarks", "docs"):
-                continue
-            if (ROOT / file).is_file():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, folder / file)
-        workspace = Workspace(folder)
-        workspace.run("git", "init", "-q")
-        workspace.set_params(SMALL)
-        workspace.commit()
-        return workspace
-
-    return make
+    for file in listed:
+        wanted = file.split("/")[0] not in ("reports", "data.dvc", "dvc.lock", "tests", "benchmarks", "docs")
+        if wanted and (ROOT / file).is_file():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, folder / file)
+    workspace = Workspace(folder)
+    workspace.run("git", "init", "-q")
+    workspace.set_params(SMALL)
+    workspace.commit()
+    return workspace
 
 
 @pytest.fixture(scope="session")
-def built(make_workspace, tmp_path_factory, worker_id):
+def make_workspace(tmp_path_factory):
+    return lambda name: copy_sources(tmp_path_factory.mktemp(name) / "repository")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, worker_id):
     """A workspace after its first `dvc repro`, whose words are in `output`. One for all test processes: only read it,
     and change a copy or a clone."""
     base = tmp_path_factory.getbasetemp()
@@ -128,7 +134,7 @@ def built(make_workspace, tmp_path_factory, worker_id):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.is_file():
             shutil.rmtree(base / "repository", ignore_errors=True)  # of a process that failed to build it
-            workspace = make_workspace("built", base / "repository")
+            workspace = copy_sources(base / "repository")
             workspace.python("pipeline.data")
             output = workspace.dvc("repro")
             workspace.commit()

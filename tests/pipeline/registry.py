@@ -14,8 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +79,10 @@ def register_another(folder, mark):
     return int(register.ensure_registered(read_params())["version"])
 
 
+def promote(number):
+    promotion.promote(NAME, number, read_params(), force=False, reason="", agree=lambda *_: None)
+
+
 def free_port():
     """A port that the system gives: two test processes that look at the same moment get two."""
     with socket.socket() as probe:
@@ -89,9 +91,9 @@ def free_port():
 
 
 @contextlib.contextmanager
-def mlflow_server(folder, backend):
+def mlflow_server(folder, backend, port=None):
     """An MLflow tracking server on this backend store, with its artifacts below `folder`; its address."""
-    port = free_port()
+    port = port or free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend),
         *("--artifacts-destination", str(folder / "served"), "--host", ui.HOST, "--port", str(port), "--workers", "1"),
@@ -100,13 +102,7 @@ def mlflow_server(folder, backend):
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        for _ in range(300):
-            try:
-                with urllib.request.urlopen(f"http://{ui.HOST}:{port}/health", timeout=5):
-                    break
-            except OSError:
-                assert server.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
+        ui.wait_until_up(server, port, folder / "log")
         yield f"http://{ui.HOST}:{port}"
     finally:
         ui.end(server)
@@ -117,7 +113,8 @@ def keras_file(tmp_path_factory):
     """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
     import keras
 
-    from busi.novelty import describe, fit
+    from busi.inference import compile_pass
+    from busi.novelty import fit
     from busi.serving import ImageClassifier
 
     folder = tmp_path_factory.mktemp("keras")
@@ -136,7 +133,7 @@ def keras_file(tmp_path_factory):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         files.append(file.getvalue())
-    _, described = describe(model)(np.repeat(noise[..., None], 3, axis=3))
+    described = compile_pass(model)(np.repeat(noise[..., None], 3, axis=3)).described
     novelty = fit(described, described, accepted=1)  # noise is what this model knows
     novelty.save(folder / "novelty.npz")
     said = ImageClassifier(model, novelty, "1").predict(files)
@@ -166,6 +163,24 @@ def empty_store(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         tracking.connect()
     return folder / "mlruns"
+
+
+@pytest.fixture(scope="session")
+def known(keras_file):
+    """Image files that the tiny model knows, with what it said of them at evaluation."""
+    smoke = keras_file.with_name("smoke")
+    expected = json.loads((smoke / "smoke.json").read_text())
+    return [((smoke / f"{row['sha256']}.image").read_bytes(), row) for row in expected]
+
+
+@pytest.fixture(scope="session")
+def with_production(tmp_path_factory, keras_file, empty_store):
+    """A folder whose store has the tiny model as version 1, in Production: copied by those who use it."""
+    with working_in(lay_out(tmp_path_factory.mktemp("production") / "repository", keras_file)) as folder:
+        shutil.copytree(empty_store, "mlruns")
+        register.main()
+        promote(1)
+    return folder
 
 
 @contextlib.contextmanager

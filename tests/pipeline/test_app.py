@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 import re
 import shutil
 import sys
@@ -19,18 +18,9 @@ from streamlit.testing.v1 import AppTest
 
 from busi import DISCLAIMER, viewing
 from busi.layout import CLASSES
-from pipeline import ROOT, promotion, register
-from pipeline.params import read_params
+from pipeline import ROOT, register
 from tests.bad_images import bomb, encoded
-from tests.pipeline.registry import (
-    NAME,
-    empty_store,  # noqa: F401
-    keras_file,  # noqa: F401
-    lay_out,
-    make_metrics,
-    working_in,
-    write,
-)
+from tests.pipeline.registry import NAME, make_metrics, promote, working_in, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Streamlit's, MLflow's and their libraries' own
 
@@ -39,18 +29,11 @@ EXAMPLES = APP.with_name("examples")
 HOSTILE = "<img src=x onerror=alert(1)> **b** [a](http:x) \n.png"
 
 
-def promote(number):
-    promotion.promote(NAME, number, read_params(), force=False, reason="", agree=lambda *_: None)
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, keras_file, empty_store):  # noqa: F811
+def made(tmp_path_factory, with_production):
     """A folder whose store has two versions of the tiny model, the first of them in Production."""
-    folder = lay_out(tmp_path_factory.mktemp("app") / "röpository", keras_file)
-    shutil.copytree(empty_store, folder / "mlruns")
+    folder = shutil.copytree(with_production, tmp_path_factory.mktemp("app") / "röpository")
     with working_in(folder):
-        register.main()
-        promote(1)
         write("reports/metrics.json", make_metrics(accuracy=0.91))
         register.main()
     return folder
@@ -68,13 +51,6 @@ def copy(made, monkeypatch, tmp_path):
     """A copy of that folder, and the app in it."""
     with working_in(Path(shutil.copytree(made, tmp_path / "copy"))) as folder:
         yield folder, start(monkeypatch)
-
-
-@pytest.fixture
-def known(keras_file):  # noqa: F811
-    """Image files that the tiny model knows, with what it said of them at evaluation."""
-    expected = json.loads(keras_file.with_name("smoke").joinpath("smoke.json").read_text())
-    return [(keras_file.with_name("smoke").joinpath(f"{row['sha256']}.image").read_bytes(), row) for row in expected]
 
 
 @pytest.fixture

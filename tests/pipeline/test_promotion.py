@@ -261,12 +261,13 @@ def test_each_way_round_the_gate_is_found(three):
     promote_version(1)
     promote_version(3)
     assert wrong() == {}
-    assert promotion.verified_production(NAME) == f"models:/{NAME}/3"
+    with promotion.production_files(NAME) as (version, _):
+        assert str(version.version) == "3"
 
     move_stage("2")
     assert "version 2 is in stage Production" in wrong()["stage"]
-    with pytest.raises(StageError, match="not served"):
-        promotion.verified_production(NAME)
+    with pytest.raises(StageError, match="not served\n  stage: version 2"), promotion.production_files(NAME):
+        pass
     tracking.stages(NAME, production="3")
     assert wrong() == {}
 

@@ -20,9 +20,8 @@ from PIL import Image
 
 from busi import DISCLAIMER
 from busi.layout import CLASSES
-from pipeline import ROOT, predict, promotion, register
-from pipeline.params import read_params
-from tests.pipeline.registry import NAME, empty_store, free_port, keras_file, lay_out, working_in  # noqa: F401
+from pipeline import ROOT, predict
+from tests.pipeline.registry import NAME, free_port, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -30,13 +29,10 @@ ROW = {"label", "probabilities", "accepted", "reason", "model_version", "disclai
 
 
 @pytest.fixture(scope="module")
-def promoted(tmp_path_factory, keras_file, empty_store):  # noqa: F811
+def promoted(tmp_path_factory, with_production):
     """A folder whose store has a Production version of the tiny model; the working folder of this module."""
-    with working_in(lay_out(tmp_path_factory.mktemp("serve") / "röpository", keras_file)) as folder:
-        shutil.copytree(empty_store, "mlruns")
+    with working_in(shutil.copytree(with_production, tmp_path_factory.mktemp("serve") / "röpository")) as folder:
         (folder / "pipeline").symlink_to(ROOT / "pipeline")
-        register.main()
-        promotion.promote(NAME, 1, read_params(), force=False, reason="", agree=lambda *_: None)
         yield folder
 
 
@@ -90,13 +86,6 @@ def post(address, body):
 
 def rows_of(*files):
     return {"dataframe_records": [{"image": base64.b64encode(file).decode()} for file in files]}
-
-
-@pytest.fixture(scope="module")
-def known(keras_file):  # noqa: F811
-    """Image files that the tiny model knows, with what it said of them at evaluation."""
-    expected = json.loads(keras_file.with_name("smoke").joinpath("smoke.json").read_text())
-    return [(keras_file.with_name("smoke").joinpath(f"{row['sha256']}.image").read_bytes(), row) for row in expected]
 
 
 def test_each_row_of_a_request_has_its_answer(served, known):

@@ -1,7 +1,8 @@
-"""A store that the first whole version of this project made (commit 76de22e): it opens, and goes on being used.
+"""What the first whole version of this project left (commit 76de22e) opens, and goes on being used.
 
-`tests/stores/first.tar.xz` holds one registered and promoted model of three weights and what the stages before it left,
-made by that commit's own code. Since then versions carry checksums and promotions an audit log.
+`tests/stores/first.tar.xz` holds a store with one registered and promoted model of three weights and what the stages
+before it left, made by that commit's own code; `first.dvc.lock` is the `dvc.lock` of that commit. Since then versions
+carry checksums and promotions an audit log, and stages have other dependencies and outputs.
 """
 
 import shutil
@@ -18,6 +19,7 @@ from tests.pipeline.registry import NAME
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
 
 STORE = ROOT / "tests" / "stores" / "first.tar.xz"
+LOCK = STORE.with_name("first.dvc.lock")
 
 
 def run(*words: str, code: int = 0) -> str:
@@ -64,3 +66,17 @@ def test_the_first_parameters_are_held_against_the_present_ones(tmp_path):
     with pytest.raises(StageError, match=r"split\.folds: missing key") as caught:
         read_params(tmp_path / "params.yaml")
     assert "docs/parameters.md" in str(caught.value)
+
+
+def test_the_plain_commands_go_on_in_a_workspace_of_the_first_version(first):
+    """The code is pulled, and what git does not hold is the first version's. (What the stages would compute anew, DVC
+    finds in its run cache.)"""
+    for part in ("artifacts", "reports", "mlruns"):
+        shutil.rmtree(first.folder / part)
+        unpack(first.folder, f"./{part}")
+    shutil.copy(LOCK, first.folder / "dvc.lock")
+    old = first.text("reports/metrics.json")
+    first.dvc("repro")
+    assert "version 2" in first.python("pipeline.summary")
+    assert first.text("reports/metrics.json") != old
+    assert first.text("dvc.lock") != LOCK.read_text()

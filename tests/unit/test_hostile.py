@@ -1,22 +1,71 @@
 """The short part of `make fuzz`: a few hundred hostile files, each taken or refused by its name, and the heavy ones."""
 
+import base64
+import json
 import os
 import zlib
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from busi import archive, manifest
 from busi.images import MAX_PIXELS, read_image
+from pipeline import serve
 from tests import fuzz, hostile
 
 SEED = 20
 
 
-@pytest.mark.parametrize("target", ["image", "manifest", "archive", "data", "folder"])
+@pytest.mark.parametrize(
+    "target", ["image", "manifest", "archive", "data", "folder", "predict", "predicted folder", "endpoint"]
+)
+@pytest.mark.filterwarnings("ignore")  # MLflow's and Keras's own
 def test_each_hostile_file_is_taken_or_refused_by_name(target):
     found = list(fuzz.results(target, SEED, 0, fuzz.CASES[target] // fuzz.SMALLER, heavy=False))
     assert [result for result in found if result.fault] == [], f"seed {SEED}"
     assert {result.outcome for result in found} == {"taken", "refused"}
+
+
+# The endpoint
+
+IMAGE = base64.b64encode(hostile.good_images()[1][1]).decode()
+WORDS = st.sampled_from(["image", "columns", "data", "index", "inputs", "params", "predictions", "messages"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(IMAGE)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=3), inner, max_size=4)
+)
+FORMS = st.sampled_from(["dataframe_records", "dataframe_split", "inputs", "instances", "messages", "input"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(TREES | st.dictionaries(FORMS, TREES | st.lists(st.dictionaries(WORDS, LEAVES), max_size=3), max_size=2))
+def test_any_json_is_answered_or_refused_with_a_reason(body):
+    try:
+        fuzz.ask_endpoint(hostile.Case("", "body", json.dumps(body).encode()), Path())
+    except ValueError as refused:
+        assert str(refused) > "body: "
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_request_of_known_kind_and_length_is_refused_before_it_is_read():
+    client, good = fuzz._endpoint(), hostile.request_of([hostile.good_images()[1][1]])
+    kind, length = {"Content-Type": "application/json; charset=utf-8"}, {"Content-Length": str(serve.MAX_BODY + 1)}
+    for body, headers, status, reason in [
+        (good, {"Content-Type": "text/csv"}, 415, "text/csv; expected application/json"),
+        (good, {}, 415, "none; expected application/json"),
+        (iter([good]), kind, 411, "Content-Length"),
+        (good, kind | length, 413, f"expected at most {serve.MAX_BODY:,}"),
+        (b"[" * (serve.MAX_VALUES + 1), kind, 413, "send fewer images at once"),
+        (b"[" * (serve.MAX_VALUES - 1), kind, 400, "RecursionError"),
+    ]:
+        answer = client.post("/invocations", content=body, headers=headers)
+        assert (answer.status_code, set(answer.json())) == (status, {"error_code", "message"})
+        assert reason in answer.json()["message"]
+    assert client.post("/invocations", content=good, headers=kind).status_code == 200
+    assert client.get("/health").status_code == 200
 
 
 def test_the_same_seed_gives_the_same_files():

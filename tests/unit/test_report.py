@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER, gate
+from busi.inference import Seen
 from busi.layout import CLASSES
 from busi.metrics import evaluate
 from busi.report import LINEAGE, render
@@ -298,25 +299,32 @@ def project(tmp_path, monkeypatch):
         seen.batches.append(len(batch))
         scores = -np.abs(batch.mean(axis=(1, 2, 3))[:, None] - np.array([50, 130, 210])) / 20
         probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
-        return probabilities, np.stack([batch.mean(axis=(1, 2, 3)), batch.std(axis=(1, 2, 3))], axis=1)
+        described = np.stack([batch.mean(axis=(1, 2, 3)), batch.std(axis=(1, 2, 3))], axis=1)
+        return Seen(probabilities, described, batch.astype(np.float32))
 
-    monkeypatch.setattr(stage_module, "describe", lambda model: look)
+    monkeypatch.setattr(stage_module, "compile_pass", lambda model: look)
     model = types.ModuleType("busi.model")
     model.seed_everything = lambda seed: None
     model.load_model = lambda path: types.SimpleNamespace(
         input_shape=(None, 32, 32, 3), output_shape=seen.output_shape, learned=True
     )
 
-    def evidence(model, pixels, classes):
+    def evidence(model, features, classes):
         """The true class's map points at the upper left, other weights' at the lower right."""
-        heat = np.zeros((len(pixels), 2, 2), np.float32)
-        heat[:, *((0, 0) if hasattr(model, "learned") else (1, 1))] = 1 + classes
-        heat[:, 0, 1] = np.arange(len(pixels)) / len(pixels)
+        heat = np.zeros((len(features), 2, 2), np.float32)
+        heat[:, *((0, 0) if model.learned else (1, 1))] = 1 + classes
+        heat[:, 0, 1] = np.arange(len(features)) / len(features)
         return heat
+
+    @contextlib.contextmanager
+    def randomised(model, seed):
+        model.learned = False
+        yield
+        model.learned = True
 
     explain = types.ModuleType("busi.explain")
     explain.evidence = explain.grad_cam = evidence
-    explain.randomised = lambda model, seed: types.SimpleNamespace(input_shape=model.input_shape)
+    explain.randomised = randomised
     tracking = types.ModuleType("pipeline.tracking")
     tracking.run = lambda key: contextlib.nullcontext(
         types.SimpleNamespace(log_evaluation=lambda metrics, files: seen.logged.append((key, metrics, list(files))))
@@ -360,7 +368,8 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
     assert (predictions["predicted"] == predictions[list(CLASSES)].idxmax(axis=1)).all()
     wrong = predictions.loc[predictions["label"] != predictions["predicted"], "path"]
     assert list(wrong) == [f"{label}/{label} (20).png" for label in CLASSES]
-    assert sum(project.batches) == 36 + 12 + 12 and len(project.batches) > 1
+    # Test, validation and training images; Grad-CAM with learned and other weights; three pictures of each class
+    assert sum(project.batches) == 36 + 12 + 12 + 2 * 36 + 9 and max(project.batches) == 32
 
     metrics = json.loads(stage_module.METRICS.read_text())
     assert metrics["accuracy"]["value"] == pytest.approx(33 / 36, abs=1e-6)

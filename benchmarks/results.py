@@ -1,0 +1,371 @@
+"""The table of docs/results.md, any row of it: `python -m benchmarks.results ROW...`; without a row, what there is.
+
+A row is params.yaml with some values changed, trained and tested over the folds of `pipeline.crossval` (split.seed):
+the same for every row, save those whose point is another way of dividing. Reads `artifacts/validate/manifest.csv`;
+writes reports/results.json, data set by data set and row by row, and reports/folds.csv, which says of every image
+which fold tests it. Finished folds are kept below .cache/results under a hash of what went in, so that a row that was
+cut off goes on.
+
+Minutes are of processor time, of all folds, features included; a network computes on one thread a fold.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from PIL import Image
+from sklearn.model_selection import StratifiedKFold
+from tabulate import tabulate
+
+from benchmarks import baselines
+from busi import DISCLAIMER
+from busi.images import prepare, read_image
+from busi.layout import CLASSES
+from busi.metrics import evaluate
+from busi.pools import process_pool
+from busi.split import QUARANTINE, make_folds
+from pipeline import CACHE, lineage
+from pipeline.crossval import DATA, MANIFEST, read_manifest
+from pipeline.featurize import initial_model
+from pipeline.fold import THREADS
+from pipeline.outputs import StageError, sha256, stage, whole_file, write_csv, write_json
+from pipeline.params import Params, read_params
+
+REPORT = Path("reports/results.json")
+FOLD_OF = Path("reports/folds.csv")
+KEPT = CACHE / "results"
+FOLDS = 5
+ZOOMS = (1.0, 0.9, 1.1)  # of test-time augmentation, each as it is and mirrored
+CODE = (
+    "pipeline/featurize.py", "src/busi/augment.py", "src/busi/backend.py", "src/busi/calibration.py",
+    "src/busi/features.py", "src/busi/images.py", "src/busi/model.py", "src/busi/split.py", "src/busi/training.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what it is, and in what it differs from params.yaml and from one prediction by group."""
+
+    what: str
+    changes: dict[str, dict[str, object]] = field(default_factory=dict)  # section -> key -> value
+    simple: str = ""  # a method of `baselines` instead of a trained network
+    dealt: str = "by group"  # or "random": all images, conflicts and twins too; or "random, masks": mask files as well
+    augmented: bool = False  # the mean over the views of test-time augmentation
+    seeds: int = 1  # trainings a fold, their probabilities averaged
+
+
+def _network(weights: str, boundary: str, **featurize: object) -> dict[str, dict[str, object]]:
+    return {"featurize": {"weights": weights, "boundary": boundary, **featurize}}
+
+
+RANDOM, ULTRASOUND, IMAGENET = "none", "ultrasound.weights.h5", "densenet121_imagenet_notop.h5"
+LARGE = {"image_size": 224}
+
+ROWS = {
+    "hog": Row("gradients and gray levels, support vector machine, no network", simple="hog"),
+    "linear-random": Row("random weights, pooled features, logistic regression", simple="random"),
+    "linear-ultrasound": Row("ultrasound weights, pooled features, logistic regression", simple="ultrasound"),
+    "random-all": Row("random weights, all layers", _network(RANDOM, "input")),
+    "random-all-224": Row("random weights, all layers, 224 px", _network(RANDOM, "input", **LARGE)),
+    "random-pool4": Row("random weights, frozen up to pool4", _network(RANDOM, "pool4_pool")),
+    "ultrasound-head": Row("ultrasound weights, head only", _network(ULTRASOUND, "avg_pool")),
+    "ultrasound-pool4": Row("ultrasound weights, from pool4", _network(ULTRASOUND, "pool4_pool")),
+    "ultrasound-pool3": Row("ultrasound weights, from pool3", _network(ULTRASOUND, "pool3_pool")),
+    "ultrasound-pool2": Row("ultrasound weights, from pool2", _network(ULTRASOUND, "pool2_pool")),
+    "ultrasound-pool1": Row("ultrasound weights, from pool1", _network(ULTRASOUND, "pool1")),
+    "ultrasound-all": Row("ultrasound weights, all layers", _network(ULTRASOUND, "input")),
+    "ultrasound-all-224": Row("ultrasound weights, all layers, 224 px", _network(ULTRASOUND, "input", **LARGE)),
+    "head-augmented": Row("ultrasound-head, six views at test", _network(ULTRASOUND, "avg_pool"), augmented=True),
+    "head-three-seeds": Row("ultrasound-head, mean of three seeds", _network(ULTRASOUND, "avg_pool"), seeds=3),
+    "imagenet": Row("ImageNet weights, from pool4 (`make weights` first)", _network(IMAGENET, "pool4_pool")),
+    "random-split-head": Row(
+        "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "avg_pool"), dealt="random"
+    ),
+    "random-split-pool4": Row(
+        "ultrasound-pool4, plain random folds of all images", _network(ULTRASOUND, "pool4_pool"), dealt="random"
+    ),
+    "random-split-hog": Row("hog, plain random folds of all images", simple="hog", dealt="random"),
+    "random-split-linear-random": Row(
+        "linear-random, plain random folds of all images", simple="random", dealt="random"
+    ),
+    "random-split-linear-ultrasound": Row(
+        "linear-ultrasound, plain random folds of all images", simple="ultrasound", dealt="random"
+    ),
+    "random-split-masks": Row(
+        "ultrasound-head, the same folds with the mask files as images",
+        _network(ULTRASOUND, "avg_pool"),
+        dealt="random, masks",
+    ),
+}
+
+
+def main(
+    rows: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(ROWS)}", show_default=False)] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Folds at the same time")] = 2,
+) -> None:
+    """Measure rows of the results' table on the data set in data/, and show the table."""
+    if unknown := [name for name in rows or () if name not in ROWS]:
+        raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
+    data_set = lineage.dataset()["name"]
+    os.environ.update(THREADS)  # of the processes that are started below
+    for name in rows or ():
+        row = ROWS[name]
+        params = changed(read_params(), row.changes)
+        folds = deal(read_manifest(), row.dealt, params)
+        measured = {"command": f"python -m benchmarks.results {name}", **measure(row, params, folds, workers)}
+        if row.dealt == "by group":
+            record(folds, data_set)
+        report = read_report()  # only now: another process may have measured other rows meanwhile
+        report.setdefault(data_set, {})[name] = measured
+        write_json(REPORT, report)
+        print(f"{name}: accuracy {shown(measured['metrics']['accuracy'])}, {measured['minutes']} min", flush=True)
+    print(f"{data_set}\n\n{table(read_report().get(data_set, {}))}\n\n{DISCLAIMER}")
+
+
+def read_report() -> dict:
+    return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
+
+
+def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> dict:
+    """A row's entry in the report."""
+    found, measured = simple(row, folds) if row.simple else trained(row, params, folds, workers)
+    images = folds[0].set_index("path").loc[found.index]
+    metrics = evaluate(
+        images["label"].map(CLASSES.index).to_numpy(),
+        found.to_numpy(),
+        images["duplicate_group"].to_numpy(),
+        params.evaluate.bootstrap,
+        params.evaluate.confidence,
+        params.evaluate.seed,
+    )
+    malignant = metrics["per_class"]["malignant"]
+    kept = {name: metrics[name] for name in ("accuracy", "macro_f1", "auroc_macro")}
+    return {
+        "metrics": kept | {f"malignant_{name}": malignant[name] for name in ("sensitivity", "specificity")},
+        "what": row.what,
+        "dealt": row.dealt,
+        "params": params.of_training(),
+        "seeds": {"split": params.split.seed, "train": params.train.seed, "trainings": row.seeds},
+        **measured,
+        "commit": commit(),
+        "machine": machine(),
+    }
+
+
+def changed(params: Params, changes: dict[str, dict[str, object]]) -> Params:
+    values = params.model_dump(by_alias=True)
+    return Params.model_validate(values | {section: values[section] | new for section, new in changes.items()})
+
+
+def deal(manifest: pd.DataFrame, dealt: str, params: Params) -> list[pd.DataFrame]:
+    """The folds: one table each with path, label, duplicate_group and part, quarantine among the parts."""
+    columns = ["path", "label", "duplicate_group", "part"]
+    grouped = [fold.table[columns] for fold in make_folds(manifest, FOLDS, params.split.val, params.split.seed)]
+    if dealt == "by group":
+        return grouped
+    images = grouped[0][columns[:-1]]
+    if dealt == "random, masks":
+        images = pd.concat([images, *map(masks_of, images.itertuples())], ignore_index=True)
+        if not images["path"].str.contains("_mask").any():
+            raise StageError(f"no masks in {DATA}/\n  the row random-split-masks needs a data set that has some")
+    rng, folds = np.random.default_rng(params.split.seed), []
+    held = StratifiedKFold(FOLDS, shuffle=True, random_state=params.split.seed)
+    for rest, test in held.split(images, images["label"]):
+        part = np.full(len(images), "train", dtype=object)
+        part[test] = "test"
+        part[rng.choice(rest, round(params.split.val * len(images)), replace=False)] = "val"
+        folds.append(images.assign(part=part))
+    return folds
+
+
+def record(folds: list[pd.DataFrame], data_set: str) -> None:
+    """Write down which fold tests which image; the folds of other data sets stay in the file."""
+    tables = [fold.loc[fold["part"] == "test"].assign(data_set=data_set, fold=i) for i, fold in enumerate(folds)]
+    table = pd.concat(tables)[["data_set", "path", "label", "duplicate_group", "fold"]]
+    if FOLD_OF.is_file():
+        before = pd.read_csv(FOLD_OF, dtype=str, keep_default_na=False)
+        table = pd.concat([before[before["data_set"] != data_set], table])
+    write_csv(FOLD_OF, table.sort_values(["data_set", "path"]))
+
+
+def masks_of(image) -> pd.DataFrame:
+    """The mask files of an image, as if they were images of its class."""
+    found = sorted((DATA / image.path).parent.glob(f"{Path(image.path).stem}_mask*"))
+    paths = [f.relative_to(DATA).as_posix() for f in found]
+    return pd.DataFrame({"path": paths, "label": image.label, "duplicate_group": image.duplicate_group})
+
+
+def simple(row: Row, folds: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict]:
+    """Out-of-fold probabilities of a method of `baselines`, by path, and its minutes."""
+    start = time.process_time()
+    kind, describe = baselines.METHODS[row.simple]
+    clean = folds[0].loc[folds[0]["part"] != QUARANTINE, ["path", "label"]]
+    described = describe([DATA / path for path in clean["path"]])
+    labels = clean["label"].map(CLASSES.index).to_numpy()
+    found = pd.DataFrame(0.0, index=clean["path"], columns=list(CLASSES))
+    for fold in folds:
+        parts = clean["path"].map(fold.set_index("path")["part"]).to_numpy()
+        found[parts == "test"] = baselines.fit_and_predict(kind, described, labels, parts)
+    return found, {"minutes": _minutes(time.process_time() - start)}
+
+
+def trained(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> tuple[pd.DataFrame, dict]:
+    """Out-of-fold probabilities of the network, by path, its minutes and its mean accuracy on the validation parts."""
+    weights = [] if params.featurize.weights == "none" else [f"weights/{params.featurize.weights}"]
+    if weights and not Path(weights[0]).is_file():
+        raise StageError(f"{weights[0]} not found\n  `make weights` fetches the weights of ImageNet")
+    sums = {name: sha256(Path(name)) for name in (*CODE, *weights, str(MANIFEST))}
+    images = folds[0][["path", "label"]]
+    features = KEPT / digest([sums, params.featurize.model_dump(), sorted(images["path"])])
+    trainings = {}
+    for seed in range(row.seeds):
+        for number, fold in enumerate(folds):
+            own = changed(params, {"train": {"seed": params.train.seed + seed * FOLDS + number}})
+            kept = KEPT / f"{digest([sums, own.of_training(), fold.to_csv(), row.augmented])}.npz"
+            trainings[kept] = fold, own, row.augmented
+    with process_pool(workers) as pool:
+        try:
+            if not (features / "seconds.json").is_file():
+                pool.submit(featurize, images, params, features).result()
+            missing = {kept: what for kept, what in trainings.items() if not kept.is_file()}
+            for job in [pool.submit(train_fold, *what, features, kept) for kept, what in missing.items()]:
+                print(f"  a fold of {row.what}, {job.result():.0f} s", flush=True)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()  # a fold takes minutes and goes on from its last epoch
+            raise
+    seconds = json.loads((features / "seconds.json").read_text())
+    tables, validation = [], []
+    for kept, (fold, *_) in trainings.items():
+        with np.load(kept) as said:
+            seconds += float(said["seconds"])
+            validation.append(float(said["val_accuracy"]))
+            tables.append(pd.DataFrame(said["probabilities"], tested(fold), list(CLASSES)))
+    measured = {"minutes": _minutes(seconds), "validation_accuracy": round(float(np.mean(validation)), 6)}
+    return pd.concat(tables).groupby(level=0).mean(), measured
+
+
+def featurize(images: pd.DataFrame, params: Params, folder: Path) -> None:
+    """Every view of every image through the frozen prefix, for all folds."""
+    from busi.features import feature_rows, write_features
+    from busi.model import cut, for_inference
+
+    start = time.process_time()
+    prefix, _ = cut(initial_model(params.featurize, dropout=0.0), params.featurize.boundary)
+    rows = feature_rows(images.assign(part="train"), params.featurize.views)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "features.npy") as partial:
+        write_features(for_inference(prefix), DATA, rows, params.featurize.seed, partial)
+    write_json(folder / "seconds.json", time.process_time() - start)
+
+
+def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Path, kept: Path) -> float:
+    """Train on a fold as the stage train does, and keep what the model says of its test images.
+
+    Returns:
+        Its seconds of processor time.
+    """
+    from busi.backend import keras
+    from busi.features import feature_rows, read_features
+    from busi.model import cut, predict
+    from busi.training import Recipe, calibrate, examples_from_rows, train
+
+    keras.backend.clear_session()
+    start = time.process_time()
+    rows = feature_rows(fold[["path", "label"]].assign(part="train"), params.featurize.views)
+    array = read_features(features / "features.npy", rows)
+    rows["part"] = rows["path"].map(fold.set_index("path")["part"])
+    rows = rows[(rows["view"] == 0) | (rows["part"] == "train")]
+    examples = examples_from_rows(array, rows)
+    model = initial_model(params.featurize, params.train.dropout)
+    _, tail = cut(model, params.featurize.boundary)
+    recipe = Recipe(**params.train.model_dump(exclude={"dropout"}))
+    checkpoint = kept.with_suffix(".checkpoint.npz")
+    history = train(tail, examples, recipe, checkpoint, kept.stem, lambda row: None)
+    calibrate(tail, examples, recipe.batch_size)
+
+    def images() -> Iterator[np.ndarray]:
+        for path in tested(fold):
+            pixels = prepare(read_image(DATA / path), params.featurize.image_size)
+            yield np.stack(list(views_of(pixels))) if augmented else pixels[None]
+
+    said = np.stack([views.mean(axis=0) for views in predict(model, images())])
+    best = history.loc[history["val_loss"].idxmin()]
+    seconds = time.process_time() - start
+    with whole_file(kept) as partial, partial.open("wb") as file:
+        np.savez(file, probabilities=said, val_accuracy=best["val_accuracy"], seconds=seconds)
+    checkpoint.unlink()
+    return seconds
+
+
+def tested(fold: pd.DataFrame) -> list[str]:
+    return sorted(fold.loc[fold["part"] == "test", "path"])
+
+
+def views_of(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """The views of test-time augmentation, the image itself first: mirrored or not, at every zoom."""
+    side = pixels.shape[0]
+    for zoom in ZOOMS:
+        edge = side * (1 - 1 / zoom) / 2
+        window = (edge, edge, side - edge, side - edge)
+        view = Image.fromarray(pixels).transform(
+            (side, side), Image.Transform.EXTENT, window, Image.Resampling.BILINEAR
+        )
+        yield np.asarray(view)
+        yield np.asarray(view)[:, ::-1]
+
+
+def table(measured: dict[str, dict]) -> str:
+    """Every row of `ROWS` as Markdown, those without a measurement with the command that fills them."""
+    names = ("accuracy", "macro_f1", "malignant_sensitivity", "malignant_specificity", "auroc_macro")
+    lines = []
+    for name, row in ROWS.items():
+        if name in measured:
+            metrics = measured[name]["metrics"]
+            values = [shown(metrics[metric]) for metric in names]
+            lines.append([name, row.what, *values, metrics["accuracy"]["n"], measured[name]["minutes"]])
+        else:
+            lines.append([name, row.what, f"not measured: `make results ROW={name}`"])
+    headers = ["row", "what", "accuracy", "macro F1", "malignant sensitivity", "specificity", "macro AUROC", "n", "min"]
+    return tabulate(lines, headers=headers, tablefmt="github")
+
+
+def shown(metric: dict) -> str:
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def commit() -> str:
+    """The commit, and whether what decides a result differs from it."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changes = subprocess.run(["git", "status", "--porcelain", *CODE, "params.yaml"], capture_output=True, check=False)
+    return head.stdout.strip() + (" with changes" if changes.stdout else "")
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _minutes(seconds: float) -> float:
+    return round(seconds / 60, 1)
+
+
+if __name__ == "__main__":
+    with stage("results"):
+        typer.run(main)

@@ -1,0 +1,97 @@
+"""The short part of `make load`: a promotion while sessions of the app classify, and a crowd in one store."""
+
+import json
+import random
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import production, promotion, register, tracking
+from pipeline.outputs import StageError
+from pipeline.params import read_params
+from tests import load
+from tests.pipeline.registry import NAME, lay_out, make_metrics, working_in, write
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Streamlit's, MLflow's and their libraries' own
+
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory, keras_file, empty_store):
+    """A folder whose store has two versions of the tiny model, the first of them in Production."""
+    folder = lay_out(tmp_path_factory.mktemp("load") / "repository", keras_file)
+    shutil.copytree(empty_store, folder / "mlruns")
+    with working_in(folder):
+        register.main()
+        write("reports/metrics.json", make_metrics(accuracy=0.91))
+        register.main()
+        promote(1)
+    return folder
+
+
+@pytest.fixture
+def two(two_versions, tmp_path):
+    with working_in(Path(shutil.copytree(two_versions, tmp_path / "copy"))) as folder:
+        yield folder
+
+
+def promote(number):
+    promotion.promote(NAME, number, read_params(), force=False, reason="", agree=lambda *_: None)
+
+
+def until(condition):
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, keras_file, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    real, loaded = production.load, []
+    monkeypatch.setattr(production, "load", lambda name: loaded.append(real(name)) or loaded[-1])
+    files = {path.name: path.read_bytes() for path in keras_file.with_name("smoke").glob("*.image")}
+    ended, known, found = threading.Event(), {}, [load.Found() for _ in range(4)]
+    threads = [
+        threading.Thread(target=load.session, args=(files, random.Random(f"{SEED} {n}"), ended, known, one))
+        for n, one in enumerate(found)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: all(len(one.seconds) > 2 or one.errors for one in found))
+        promote(2)
+        until(lambda: all(len(one.versions) > 1 or one.errors for one in found))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert [error for one in found for error in one.errors] == []
+    assert [one.version for one in loaded] == ["1", "2"]  # once each, and not once a session
+    assert [one.versions for one in found] == [[f"{NAME}/1", f"{NAME}/2"]] * 4
+
+
+def test_a_reader_waits_for_a_promotion_that_is_under_way(two, monkeypatch):
+    tracking.connect()
+    note = {"id": "x", "action": "promote", "to": "2", "who": "a@b", "when": promotion._now().isoformat()}
+    tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
+    threading.Timer(1, tracking.delete_model_tag, (NAME, "promoting.x")).start()
+    with promotion.production_files(NAME) as (version, _):
+        assert str(version.version) == "1"
+    monkeypatch.setattr(promotion, "SETTLING_SECONDS", 0)  # one that was cut off is told in the end
+    tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
+    with pytest.raises(StageError, match="a@b began to promote version 2"), promotion.production_files(NAME):
+        pass
+
+
+def test_of_a_crowd_in_one_store_nothing_is_lost(two):
+    said = load.crowd(two, registering=2, reading=1, seconds=3, seed=SEED)
+    assert [error for found in said.values() for error in found["errors"]] == []
+    assert all(found["seconds"] for found in said.values())
+    assert load.held(two, said) == []
+    assert [check for check in promotion.verify(NAME, every=True) if check["passed"] is False] == []

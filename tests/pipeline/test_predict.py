@@ -1,0 +1,73 @@
+"""The command line's reading of files: what can't be read has its row, and nothing is waited for."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+from tqdm import tqdm
+
+from busi.images import read_image
+from pipeline import predict, production
+from pipeline.outputs import StageError
+from tests.bad_images import encoded, pixels
+
+
+class Classifier:
+    """Says what it was given, in the form of `busi.serving`."""
+
+    def predict(self, files):
+        reasons = []
+        for file in files:
+            try:
+                read_image(file)
+                reasons.append("")
+            except ValueError as error:
+                reasons.append(str(error))
+        table = pd.DataFrame({"label": "benign", "accepted": [not reason for reason in reasons], "reason": reasons})
+        said = {"benign": 1.0, "malignant": 0.0, "normal": 0.0}
+        return table.assign(probabilities=[said] * len(files), model_version="m/1", disclaimer="d")
+
+
+def rows_of(*paths):
+    return list(predict.classify(Classifier(), predict.find(list(paths)), tqdm(disable=True)))
+
+
+def test_what_can_not_be_read_has_its_row_and_disturbs_no_other(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encoded(pixels(1)))
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("nowhere")
+    (tmp_path / "d.png").write_bytes(encoded(pixels(2)))
+    (tmp_path / "e.png").mkdir()
+    with (tmp_path / "f.png").open("wb") as file:
+        file.truncate(10 * 2**40)  # more than any memory; it takes no room
+    real = type(tmp_path).open
+
+    def opened(path, *arguments):
+        if path.name == "d.png":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(type(tmp_path), "open", opened)
+    rows = rows_of(tmp_path, tmp_path / "b.png", tmp_path / "a.png")
+    names = ["a.png", "b.png", "c.png", "d.png", "f.png", "b.png", "a.png"]
+    assert [row["path"] for row in rows] == [str(tmp_path / name) for name in names]
+    neither, denied = "neither a file nor a link to one", "can't be opened: Permission denied"
+    assert [row["reason"] for row in rows if row["path"] != names[4]][:4] == ["", neither, neither, denied]
+    assert [row["accepted"] for row in rows] == [True, False, False, False, False, False, True]
+
+
+def test_a_name_that_is_no_text_is_printed_in_each_way(tmp_path, capsys, monkeypatch):
+    (tmp_path / os.fsdecode(b"a\xff\n.png")).write_bytes(b"")
+    monkeypatch.setattr(production, "load", lambda name: type("Found", (), {"classifier": Classifier()}))
+    for words, name in [((), r"a\udcff\n.png"), ((False, True), r"a\udcff\n.png"), ((True,), "a\\udcff\n.png")]:
+        predict.main([tmp_path], *words, model="m")
+        said = capsys.readouterr().out
+        assert name in said
+        if words == (False, True):
+            assert json.loads(said)[0]["path"].encode("utf-8", "surrogateescape").endswith(b"a\xff\n.png")
+
+
+def test_what_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(StageError, match="not found"):
+        predict.find([tmp_path / "nope.png"])
