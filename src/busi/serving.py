@@ -29,6 +29,7 @@ from busi.novelty import Novelty
 
 COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
+READERS = 4  # threads; each may hold the largest image there is, some 250 MB
 MAX_BYTES = 50_000_000  # of one file; BUSI's largest has less than a megabyte
 
 
@@ -86,8 +87,8 @@ class ImageClassifier:
         """A row each of at most `BATCH` files."""
         read: dict[int, np.ndarray] = {}
         rows = [self._row(reason="") for _ in files]
-        # Decoding and resizing leave Python's lock, so threads use every core
-        with ThreadPoolExecutor() as pool:
+        # Decoding and resizing leave Python's lock, so threads use several cores
+        with ThreadPoolExecutor(READERS) as pool:
             for number, pixels in enumerate(pool.map(self._pixels, files)):
                 if isinstance(pixels, ValueError):
                     rows[number] = self._row(reason=str(pixels))
