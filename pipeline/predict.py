@@ -109,7 +109,8 @@ def as_table(rows: list[dict]) -> str:
         percent = [f"{row['probabilities'][label]:.1%}" if row["accepted"] else "" for label in CLASSES]
         shown.append([printable(row["path"]), row["label"] or "refused", *percent, row["reason"]])
     refused = sum(not row["accepted"] for row in rows)
-    table = tabulate(shown, headers=["file", "label", *CLASSES, "reason"], maxcolwidths=[40, *[None] * 4, 60])
+    # Only the reason is wrapped: a name that is broken in two can't be found or copied
+    table = tabulate(shown, headers=["file", "label", *CLASSES, "reason"], maxcolwidths=[*[None] * 5, 60])
     return f"{table}\n\n{len(rows) - refused} classified, {refused} refused by {rows[0]['model_version']}\n{DISCLAIMER}"
 
 
