@@ -17,6 +17,7 @@ from tests.pipeline.registry import (  # noqa: F401
     known,
     outputs,
     with_production,
+    with_two_versions,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

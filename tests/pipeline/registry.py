@@ -183,6 +183,16 @@ def with_production(tmp_path_factory, keras_file, empty_store):
     return folder
 
 
+@pytest.fixture(scope="session")
+def with_two_versions(tmp_path_factory, with_production):
+    """The same with a second version that passed, not promoted."""
+    folder = shutil.copytree(with_production, tmp_path_factory.mktemp("two") / "repository")
+    with working_in(folder):
+        write("reports/metrics.json", make_metrics(accuracy=0.91))
+        register.main()
+    return folder
+
+
 @contextlib.contextmanager
 def working_in(folder):
     """Work in `folder`, on its embedded store, outside any git repository, with the trial of a model left out."""

@@ -18,9 +18,9 @@ from streamlit.testing.v1 import AppTest
 
 from busi import DISCLAIMER, viewing
 from busi.layout import CLASSES
-from pipeline import ROOT, register
+from pipeline import ROOT
 from tests.bad_images import bomb, encoded
-from tests.pipeline.registry import NAME, make_metrics, promote, working_in, write
+from tests.pipeline.registry import NAME, promote, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Streamlit's, MLflow's and their libraries' own
 
@@ -30,13 +30,9 @@ HOSTILE = "<img src=x onerror=alert(1)> **b** [a](http:x) \n.png"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, with_production):
+def made(tmp_path_factory, with_two_versions):
     """A folder whose store has two versions of the tiny model, the first of them in Production."""
-    folder = shutil.copytree(with_production, tmp_path_factory.mktemp("app") / "röpository")
-    with working_in(folder):
-        write("reports/metrics.json", make_metrics(accuracy=0.91))
-        register.main()
-    return folder
+    return shutil.copytree(with_two_versions, tmp_path_factory.mktemp("app") / "röpository")
 
 
 @pytest.fixture

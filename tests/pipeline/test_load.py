@@ -6,42 +6,24 @@ import shutil
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from pipeline import production, promotion, register, tracking
+from pipeline import production, promotion, tracking
 from pipeline.outputs import StageError
-from pipeline.params import read_params
 from tests import load
-from tests.pipeline.registry import NAME, lay_out, make_metrics, working_in, write
+from tests.pipeline.registry import NAME, promote, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Streamlit's, MLflow's and their libraries' own
 
 SEED = 3
 
 
-@pytest.fixture(scope="module")
-def two_versions(tmp_path_factory, keras_file, empty_store):
-    """A folder whose store has two versions of the tiny model, the first of them in Production."""
-    folder = lay_out(tmp_path_factory.mktemp("load") / "repository", keras_file)
-    shutil.copytree(empty_store, folder / "mlruns")
-    with working_in(folder):
-        register.main()
-        write("reports/metrics.json", make_metrics(accuracy=0.91))
-        register.main()
-        promote(1)
-    return folder
-
-
 @pytest.fixture
-def two(two_versions, tmp_path):
-    with working_in(Path(shutil.copytree(two_versions, tmp_path / "copy"))) as folder:
+def two(with_two_versions, tmp_path):
+    """A folder whose store has two versions of the tiny model, the first of them in Production."""
+    with working_in(shutil.copytree(with_two_versions, tmp_path / "copy")) as folder:
         yield folder
-
-
-def promote(number):
-    promotion.promote(NAME, number, read_params(), force=False, reason="", agree=lambda *_: None)
 
 
 def until(condition):
