@@ -121,7 +121,7 @@ kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow I
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
 	@python -m pipeline.kubeflow --image "$(IMAGE)"
 
-bench: $(ENV) ## Measure speed and memory against what one would do instead; about 45 minutes (IMAGES=folder, QUICK=1)
+bench: $(ENV) ## Measure speed and memory against what one would do instead; about 50 minutes (IMAGES=folder, QUICK=1)
 	@python -m benchmarks $(if $(QUICK),--quick) $(if $(IMAGES),--images "$(IMAGES)")
 
 test: $(ENV) ## Run the tests
