@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from busi.backend import keras
+from busi.backend import keras, tf
 from busi.calibration import fit_temperature
 from busi.layout import CLASSES
 from busi.model import predict
@@ -91,14 +91,14 @@ def train(
         if state.epoch >= first + epochs or state.stopped:
             first += epochs
             continue
-        _compile(tail, phase, recipe)
+        train_step, test_step = _compile(tail, phase, recipe)
         state.restore_optimizer(tail.optimizer, phase)
         for epoch in range(max(first, state.epoch), first + epochs):
             # Cosine from the peak rate to zero over the phase (Loshchilov & Hutter, SGDR, 2017), a step an epoch
             rate = peak * 0.5 * (1 + math.cos(math.pi * (epoch - first) / epochs))
             tail.optimizer.learning_rate.assign(rate)
-            loss, accuracy = _epoch(tail, examples, recipe, epoch)
-            val_loss, val_accuracy = _validate(tail, examples, recipe)
+            loss, accuracy = _epoch(tail, train_step, examples, recipe, epoch)
+            val_loss, val_accuracy = _validate(test_step, examples, recipe)
             row = dict(zip(HISTORY, [epoch, phase, loss, accuracy, val_loss, val_accuracy, rate], strict=True))
             if not (math.isfinite(loss) and math.isfinite(val_loss)):
                 raise ValueError(
@@ -130,19 +130,47 @@ def calibrate(tail: keras.Model, examples: Examples, batch_size: int) -> float:
     return temperature
 
 
-def _compile(tail: keras.Model, phase: str, recipe: Recipe) -> None:
+def _compile(tail: keras.Model, phase: str, recipe: Recipe) -> tuple[Callable, Callable]:
+    """A step of training and one of validation: from features, one-hot labels and, in training, weights of a batch to
+    its loss and its share of right answers.
+
+    Traced once, for batches of any size: `train_on_batch` is for each size anew, and with DenseNet's layers each time
+    takes seconds.
+    """
     for layer in tail.layers:
         # A layer that is not trainable also runs its batch normalisation in inference mode
         layer.trainable = phase == "tail" or layer.name.startswith("head")
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
     tail.compile(
-        optimizer=keras.optimizers.AdamW(recipe.head_learning_rate, weight_decay=recipe.weight_decay, clipnorm=1.0),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
-        metrics=["accuracy"],
+        optimizer=keras.optimizers.AdamW(recipe.head_learning_rate, weight_decay=recipe.weight_decay, clipnorm=1.0)
     )
     tail.optimizer.build(tail.trainable_variables)
+    batch = [tf.TensorSpec((None, *tail.input_shape[1:])), tf.TensorSpec((None, len(CLASSES)))]
+
+    @tf.function(input_signature=[*batch, tf.TensorSpec((None,))])
+    def train_step(features, labels, weights):
+        with tf.GradientTape() as tape:
+            probabilities = tail(features, training=True)
+            value = loss(labels, probabilities, sample_weight=weights)
+        variables = tail.trainable_variables
+        tail.optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+        return value, _share_right(labels, probabilities)
+
+    @tf.function(input_signature=batch)
+    def test_step(features, labels):
+        probabilities = tail(features, training=False)
+        return loss(labels, probabilities), _share_right(labels, probabilities)
+
+    return train_step, test_step
 
 
-def _epoch(tail: keras.Model, examples: Examples, recipe: Recipe, epoch: int) -> tuple[float, float]:
+def _share_right(labels, probabilities):
+    return tf.reduce_mean(tf.cast(tf.argmax(labels, axis=1) == tf.argmax(probabilities, axis=1), tf.float32))
+
+
+def _epoch(
+    tail: keras.Model, train_step: Callable, examples: Examples, recipe: Recipe, epoch: int
+) -> tuple[float, float]:
     generator = np.random.default_rng([recipe.seed, epoch])
     count, views = examples.train_rows.shape
     order = generator.permutation(count)
@@ -154,21 +182,18 @@ def _epoch(tail: keras.Model, examples: Examples, recipe: Recipe, epoch: int) ->
         dropout.seed_generator.state.assign(np.array([recipe.seed, epoch], dropout.seed_generator.state.dtype))
     sums = np.zeros(2)
     for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
-        result = tail.train_on_batch(
-            examples.features[rows[part]].astype(np.float32), _one_hot(labels[part]), weights[part], return_dict=True
-        )
-        sums += np.array([float(result["loss"]), float(result["accuracy"])]) * len(labels[part])
+        features = examples.features[rows[part]].astype(np.float32)
+        sums += np.array(train_step(features, _one_hot(labels[part]), weights[part])) * len(labels[part])
     return tuple(sums / count)
 
 
-def _validate(tail: keras.Model, examples: Examples, recipe: Recipe) -> tuple[float, float]:
+def _validate(test_step: Callable, examples: Examples, recipe: Recipe) -> tuple[float, float]:
     count = len(examples.val_rows)
     sums = np.zeros(2)
     for part in _batches(count, recipe):
         features = examples.features[examples.val_rows[part]].astype(np.float32)
         labels = examples.val_labels[part]
-        result = tail.test_on_batch(features, _one_hot(labels), return_dict=True)
-        sums += np.array([float(result["loss"]), float(result["accuracy"])]) * len(labels)
+        sums += np.array(test_step(features, _one_hot(labels))) * len(labels)
     return tuple(sums / count)
 
 
