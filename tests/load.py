@@ -31,8 +31,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +43,7 @@ import psutil
 from pipeline import ROOT, ui
 from tests import hostile
 from tests.pipeline.conftest import SMALL, Workspace
+from tests.pipeline.registry import free_port, post
 
 PLACE = ROOT / ".cache" / "load"
 NAME = "busi-densenet121-phantom"
@@ -537,23 +536,6 @@ def wait_for(process: subprocess.Popen, text: str) -> str:
         if text in line:
             return line
     raise Failure(f"{process.args} ended with {process.wait()} and did not say {text!r}; see {PLACE}/log")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind((ui.HOST, 0))
-        return probe.getsockname()[1]
-
-
-def post(address: str, content: bytes) -> tuple[int, dict]:
-    request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def is_said(probabilities, expected) -> bool:

@@ -14,6 +14,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,16 @@ def free_port():
     with socket.socket() as probe:
         probe.bind((ui.HOST, 0))
         return probe.getsockname()[1]
+
+
+def post(address, content):
+    """Status and parsed answer of a request to an endpoint, whose body is bytes."""
+    request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,17 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.pipeline.registry import free_port
 from tests.pipeline.test_repro import DECLARED, STAGES, stages_run
 
 STEPS = ["data", *STAGES, "summary"]
 ENDLESS = {"train.tail_epochs": 100000, "train.patience": 100000}
 PATIENCE = 500  # seconds until a test gives up
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(true, what: str):

@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from PIL import Image
 from busi import DISCLAIMER
 from busi.layout import CLASSES
 from pipeline import ROOT, predict
-from tests.pipeline.registry import NAME, free_port, working_in
+from tests.pipeline.registry import NAME, free_port, post, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -73,15 +71,8 @@ def served(promoted):
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def post(address, body):
-    """Status and parsed answer of a request."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+def ask_for(address, body):
+    return post(address, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 def rows_of(*files):
@@ -89,7 +80,7 @@ def rows_of(*files):
 
 
 def test_each_row_of_a_request_has_its_answer(served, known):
-    status, answer = post(served[0], rows_of(*(file for file, _ in known), b"no image"))
+    status, answer = ask_for(served[0], rows_of(*(file for file, _ in known), b"no image"))
     assert status == 200
     *rows, bad = answer["predictions"]
     assert len(rows) == len(known)
@@ -120,14 +111,14 @@ def test_the_curl_line_that_is_printed_works_when_pasted(served, promoted, known
     ],
 )  # fmt: skip
 def test_a_wrong_payload_is_a_bad_request_with_a_reason(served, body):
-    status, answer = post(served[0], body)
+    status, answer = ask_for(served[0], body)
     assert status == 400 and answer["message"]
     assert "Traceback" not in json.dumps(answer)
 
 
 def test_oversized_images_are_refused_with_the_reason(served, tmp_path):
     Image.new("1", (10_000, 9_000)).save(tmp_path / "many pixels.png")
-    status, answer = post(served[0], rows_of((tmp_path / "many pixels.png").read_bytes(), bytes(50_000_001)))
+    status, answer = ask_for(served[0], rows_of((tmp_path / "many pixels.png").read_bytes(), bytes(50_000_001)))
     assert status == 200
     assert [row["accepted"] for row in answer["predictions"]] == [False, False]
     pixels, size = (row["reason"] for row in answer["predictions"])
@@ -137,7 +128,7 @@ def test_oversized_images_are_refused_with_the_reason(served, tmp_path):
 def test_two_hundred_requests_and_four_clients_at_once_get_the_same_answers(served, known):
     def ask(number):
         file, expected = known[number % len(known)]
-        status, answer = post(served[0], rows_of(file))
+        status, answer = ask_for(served[0], rows_of(file))
         return status, answer["predictions"][0]["probabilities"], {label: expected[label] for label in CLASSES}
 
     with ThreadPoolExecutor(4) as clients:
@@ -188,7 +179,7 @@ def test_a_model_that_was_altered_or_never_promoted_is_not_served(promoted, serv
     finally:
         model.write_bytes(kept)
     # What was verified before goes on answering: it is a copy
-    assert post(served[0], rows_of(known[0][0]))[0] == 200
+    assert ask_for(served[0], rows_of(known[0][0]))[0] == 200
     code, _, errors = run(promoted, "pipeline.predict", str(tmp_path), "--model", "other")
     assert code == 1 and "other has no Production version" in errors and "make promote" in errors
 
