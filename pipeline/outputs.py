@@ -30,6 +30,8 @@ INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # user and password in the address of a store or a remote
 
+_OF_DVC = re.compile(r"\.[\w-]{22}\.tmp")  # dvc_objects.fs.utils.tmp_fname
+
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -56,6 +58,7 @@ def stage(name: str) -> Iterator[None]:
                 signal.signal(ending, _interrupt)
     if "DVC_STAGE" in os.environ:
         _end_with_parent()
+        _sweep(Path("artifacts", name))
     try:
         yield
         if name in STAGES:
@@ -144,6 +147,13 @@ def _interrupt(number: int, frame) -> None:
     """End as by Ctrl-C. Once: DVC, ended by the same signal, sends another one (see below) into the cleaning up."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a DVC that was killed while it linked a stage's outputs left beside them; now it waits for the stage."""
+    for left in folder.glob(".*.tmp"):
+        if _OF_DVC.fullmatch(left.name):
+            left.unlink()
 
 
 def _end_with_parent() -> None:

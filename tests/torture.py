@@ -424,6 +424,7 @@ def end(workspace: Workspace, command: tuple[str, ...], moment: float, ending: s
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
     sent = time.monotonic()
+    ended_here = [pid for pid, _ in _processes_in(workspace.folder)]
     if ending == signal.SIGKILL:
         _end_all(process)
     elif process.poll() is None:
@@ -437,6 +438,9 @@ def end(workspace: Workspace, command: tuple[str, ...], moment: float, ending: s
     finally:
         _end_all(process)
     ended = time.monotonic() - sent
+    # To DVC a process is at work until init has taken note of its end, which some do seconds later
+    while any(map(psutil.pid_exists, ended_here)) and time.monotonic() < sent + 60:
+        time.sleep(0.05)
     output = log.read_text(errors="replace")
     if "Traceback" in output:
         raise Failure(f"a traceback after {ending.name} at {moment:.1f} s:\n{output[-4000:]}")

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from busi import pools
 from pipeline import ROOT
-from pipeline.outputs import INTERRUPTED, scratch
+from pipeline.outputs import INTERRUPTED, scratch, stage
 
 STAGE = """
 import sys, time
@@ -114,6 +115,34 @@ def test_a_pool_ends_with_its_caller_and_in_silence(tmp_path, ending):
     said, _ = process.communicate(timeout=60)
     assert "SpawnProcess" not in said
     wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+
+
+def test_what_ends_the_caller_does_not_reach_the_processes_of_a_pool_that_are_starting(monkeypatch):
+    """They are in the caller's group yet, and one that died of it would break the pool, which says so by a traceback."""
+    start_it = pools._Process.start
+
+    def start_and_end(process):
+        start_it(process)
+        process.terminate()
+
+    monkeypatch.setattr(pools._Process, "start", start_and_end)
+    with pools.process_pool(2) as pool:
+        held_back = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result(timeout=60)
+    assert not held_back & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # no longer
+
+
+def test_a_stage_removes_what_a_killed_dvc_left_beside_its_outputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outputs = tmp_path / "artifacts/split"
+    outputs.mkdir(parents=True)
+    for name in (".KLKjjKP-JQJyLh7l8FFhbg.tmp", ".mine.tmp", "split.csv"):
+        (outputs / name).touch()
+    with stage("split"):  # by itself, while a DVC may be at work on it
+        assert len(list(outputs.iterdir())) == 3
+    monkeypatch.setenv("DVC_STAGE", "split")
+    monkeypatch.setattr("pipeline.outputs._end_with_parent", lambda: None)
+    with stage("split"):
+        assert {path.name for path in outputs.iterdir()} == {".mine.tmp", "split.csv"}
 
 
 def test_scratch_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
