@@ -97,7 +97,10 @@ def evaluate(
 
 
 def operating_point(positive: np.ndarray, scores: np.ndarray, target: float) -> float:
-    """The highest threshold at which at least `target` of the positives have a score at or above it.
+    """The highest threshold, up to 0.5, at which at least `target` of the positives have a score at or above it.
+
+    From 0.5 on a class is the most probable one anyway, and a point chosen to find more must not find less than that.
+    On few images that the model knows well the highest threshold can lie above it, which the next images don't bear out.
 
     Args:
         positive: (n,) bool, at least one of them true.
@@ -115,7 +118,7 @@ def operating_point(positive: np.ndarray, scores: np.ndarray, target: float) -> 
         raise ValueError("no positive image to choose an operating point on")
     # The small number keeps 0.9 of 10 at nine, which a float's last bit would make ten
     needed = max(1, math.ceil(target * len(found) - 1e-9))
-    return math.floor(found[needed - 1] * 10**_DIGITS) / 10**_DIGITS
+    return min(0.5, math.floor(found[needed - 1] * 10**_DIGITS) / 10**_DIGITS)
 
 
 def detection(
