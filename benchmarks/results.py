@@ -49,7 +49,8 @@ FOLDS = 5
 ZOOMS = (1.0, 0.9, 1.1)  # of test-time augmentation, each as it is and mirrored
 CODE = (
     "pipeline/featurize.py", "src/busi/augment.py", "src/busi/backend.py", "src/busi/calibration.py",
-    "src/busi/features.py", "src/busi/images.py", "src/busi/model.py", "src/busi/split.py", "src/busi/training.py",
+    "src/busi/features.py", "src/busi/images.py", "src/busi/inference.py", "src/busi/model.py", "src/busi/split.py",
+    "src/busi/training.py",
 )  # fmt: skip
 
 
@@ -65,8 +66,9 @@ class Row:
     seeds: int = 1  # trainings a fold, their probabilities averaged
 
 
-def _network(weights: str, boundary: str, **featurize: object) -> dict[str, dict[str, object]]:
-    return {"featurize": {"weights": weights, "boundary": boundary, **featurize}}
+def _network(weights: str, boundary: str = "", **featurize: object) -> dict[str, dict[str, object]]:
+    """Changes of the network's section; without a boundary it is the committed one."""
+    return {"featurize": {"weights": weights} | ({"boundary": boundary} if boundary else {}) | featurize}
 
 
 RANDOM, ULTRASOUND, IMAGENET = "none", "ultrasound.weights.h5", "densenet121_imagenet_notop.h5"
@@ -76,25 +78,26 @@ ROWS = {
     "hog": Row("gradients and gray levels, support vector machine, no network", simple="hog"),
     "linear-random": Row("random weights, pooled features, logistic regression", simple="random"),
     "linear-ultrasound": Row("ultrasound weights, pooled features, logistic regression", simple="ultrasound"),
+    "random-head": Row("random weights, head only", _network(RANDOM, "levels")),
+    "random-tail": Row("random weights, frozen alike", _network(RANDOM)),
     "random-all": Row("random weights, all layers", _network(RANDOM, "input")),
     "random-all-224": Row("random weights, all layers, 224 px", _network(RANDOM, "input", **LARGE)),
-    "random-pool4": Row("random weights, frozen up to pool4", _network(RANDOM, "pool4_pool")),
-    "ultrasound-head": Row("ultrasound weights, head only", _network(ULTRASOUND, "avg_pool")),
+    "ultrasound-head": Row("ultrasound weights, head only", _network(ULTRASOUND, "levels")),
+    "ultrasound-tail": Row("ultrasound weights, head and last layers, as committed", _network(ULTRASOUND)),
+    "ultrasound-tail-224": Row("the same, 224 px", _network(ULTRASOUND, **LARGE)),
     "ultrasound-pool4": Row("ultrasound weights, from pool4", _network(ULTRASOUND, "pool4_pool")),
     "ultrasound-pool3": Row("ultrasound weights, from pool3", _network(ULTRASOUND, "pool3_pool")),
     "ultrasound-pool2": Row("ultrasound weights, from pool2", _network(ULTRASOUND, "pool2_pool")),
     "ultrasound-pool1": Row("ultrasound weights, from pool1", _network(ULTRASOUND, "pool1")),
     "ultrasound-all": Row("ultrasound weights, all layers", _network(ULTRASOUND, "input")),
     "ultrasound-all-224": Row("ultrasound weights, all layers, 224 px", _network(ULTRASOUND, "input", **LARGE)),
-    "head-augmented": Row("ultrasound-head, six views at test", _network(ULTRASOUND, "avg_pool"), augmented=True),
-    "head-three-seeds": Row("ultrasound-head, mean of three seeds", _network(ULTRASOUND, "avg_pool"), seeds=3),
-    "imagenet": Row("ImageNet weights, from pool4 (`make weights` first)", _network(IMAGENET, "pool4_pool")),
+    "tail-augmented": Row("ultrasound-tail, six views at test", _network(ULTRASOUND), augmented=True),
+    "tail-three-seeds": Row("ultrasound-tail, mean of three seeds", _network(ULTRASOUND), seeds=3),
+    "imagenet": Row("ImageNet weights, frozen alike (`make weights` first)", _network(IMAGENET)),
     "random-split-head": Row(
-        "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "avg_pool"), dealt="random"
+        "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "levels"), dealt="random"
     ),
-    "random-split-pool4": Row(
-        "ultrasound-pool4, plain random folds of all images", _network(ULTRASOUND, "pool4_pool"), dealt="random"
-    ),
+    "random-split-tail": Row("ultrasound-tail, plain random folds of all images", _network(ULTRASOUND), dealt="random"),
     "random-split-hog": Row("hog, plain random folds of all images", simple="hog", dealt="random"),
     "random-split-linear-random": Row(
         "linear-random, plain random folds of all images", simple="random", dealt="random"
@@ -104,7 +107,7 @@ ROWS = {
     ),
     "random-split-masks": Row(
         "ultrasound-head, the same folds with the mask files as images",
-        _network(ULTRASOUND, "avg_pool"),
+        _network(ULTRASOUND, "levels"),
         dealt="random, masks",
     ),
 }

@@ -63,7 +63,7 @@ METRICS = Path("reports/metrics.json")
 BATCH = 32  # images in memory at once
 SMOKE_IMAGES = 8
 KNOWN_IMAGES = 1000  # of training, at most, that an image's distance is measured to
-EXPLAINED = 100  # images that Grad-CAM is tried on, so that its time does not grow with the data set
+EXPLAINED = 100  # images that HiResCAM is tried on, so that its time does not grow with the data set
 
 
 def main() -> None:
@@ -227,7 +227,7 @@ def accepted_inputs(novelty: Novelty, described: np.ndarray, groups: np.ndarray,
 
 
 def explained(model, look: Callable, test: pd.DataFrame, manifest: pd.DataFrame, params: Evaluate) -> dict:
-    """How often Grad-CAM of the true class points at the lesion, and whether random weights would do as well.
+    """How often HiResCAM of the true class points at the lesion, and whether random weights would do as well.
 
     Over `EXPLAINED` test images with a lesion at most, or over any where the data set has no masks; then there is only
     a rank correlation. What can't be measured is left out.
@@ -237,9 +237,9 @@ def explained(model, look: Callable, test: pd.DataFrame, manifest: pd.DataFrame,
     with_lesion = np.flatnonzero(manifest["lesion_fraction"] > 0)
     chosen = test.iloc[spread(with_lesion if len(with_lesion) else np.arange(len(test)), EXPLAINED)]
     paths, classes = chosen["path"].tolist(), chosen["label"].tolist()
-    learned = heat_maps(evidence, model, look, paths, classes, "grad-cam")
+    learned = heat_maps(evidence, model, look, paths, classes, "heat maps")
     with randomised(model, params.seed):
-        random = heat_maps(evidence, model, look, paths, classes, "grad-cam, random weights")
+        random = heat_maps(evidence, model, look, paths, classes, "heat maps, random weights")
 
     def mean(values: list, of: np.ndarray | slice = slice(None)) -> dict:
         groups = chosen["duplicate_group"].to_numpy()[of]
@@ -266,17 +266,17 @@ def heat_maps(function: Callable, model, look: Callable, paths: list[str], class
     """A function of `busi.explain` over one class for each image, float32 (n, h, w), with progress."""
     numbers, maps = iter(np.array([CLASSES.index(label) for label in classes])), []
     for batch in batches_of(paths, model.input_shape[1], what):
-        maps.append(function(model, look(batch).features, np.array(list(islice(numbers, len(batch))))))
+        maps.append(function(model, look(batch).levels, np.array(list(islice(numbers, len(batch))))))
     return np.concatenate(maps)
 
 
 def shown(model, look: Callable, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:
     """The pictures of the gallery: for each kind of `gallery.choose`, rows as `report.render` takes them."""
-    from busi.explain import grad_cam
+    from busi.explain import heat_map
 
     chosen, lesion_of = gallery.choose(predictions), lesion_masks(DATA)
     rows = predictions.iloc[[place for places in chosen.values() for place in places]]
-    heats = iter(heat_maps(grad_cam, model, look, rows["path"].tolist(), rows["predicted"].tolist(), "gallery"))
+    heats = iter(heat_maps(heat_map, model, look, rows["path"].tolist(), rows["predicted"].tolist(), "gallery"))
     entries: dict[str, list[dict]] = {kind: [] for kind in chosen}
     for kind, places in chosen.items():
         for place in places:

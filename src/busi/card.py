@@ -160,7 +160,8 @@ images into training.
 
 | item | value |
 | --- | --- |
-| architecture | DenseNet121, global average pooling, one dense layer with softmax |
+| architecture | DenseNet121; of its four levels every channel's mean and standard deviation; one dense layer with \
+softmax |
 | input | {{ training.featurize.image_size }} × {{ training.featurize.image_size }} pixels, gray, 0 to 255 |
 | starting weights | {{ training.featurize.weights }} |
 | frozen up to | {{ training.featurize.boundary }} |

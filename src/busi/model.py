@@ -6,11 +6,15 @@ the graph both parts were cut from.
 
     pixels (n, S, S, 3) in 0-255 -> [preprocess, DenseNet121 up to the boundary] -> features -> [rest, head] -> (n, 3)
 
+The head reads of each of `LEVELS` every channel's mean and standard deviation over the image: early ones say more of
+speckle and edges, late ones of shape.
+
 Probabilities are in the order of `layout.CLASSES`.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -21,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from busi.backend import keras, layers, tf
+from busi.backend import keras, layers, ops, tf
+from busi.inference import LEVELS
 from busi.layout import CLASSES
 
 # Statistics of ImageNet's training images in 0-1, as keras.applications' "torch" mode applies them to DenseNet
@@ -32,8 +37,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_FILE = "densenet121_imagenet_notop.h5"
 IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
 
-# The layers where the graph narrows to a single tensor between stages; `cut` accepts any other such layer too
-BOUNDARIES = ("input", "pool1", "pool2_pool", "pool3_pool", "pool4_pool", "avg_pool")
+# The usual places to cut at, first to last; `cut` accepts any other layer at which the backbone narrows to one tensor
+BOUNDARIES = ("input", "pool1", "pool2_pool", "pool3_pool", "pool4_pool", "levels")
+
+_LEVEL = "level_"  # names of the layers that hold a level's numbers begin with it
+_LEAST_VARIANCE = 1e-6  # under the square root, whose slope at 0 is infinite: a channel that is dead on an image
 
 
 def seed_everything(seed: int) -> None:
@@ -60,8 +68,9 @@ def build_model(image_size: int, dropout: float, weights: Path | None) -> keras.
     scaled = layers.Normalization(
         mean=[255 * m for m in IMAGENET_MEAN], variance=[(255 * s) ** 2 for s in IMAGENET_STD], name="preprocess"
     )(pixels)
-    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=scaled, pooling="avg")
-    features = layers.BatchNormalization(name="head_norm")(backbone.output)
+    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=scaled)
+    levels = layers.Concatenate(name="levels")([_level(backbone.get_layer(name)) for name in LEVELS])
+    features = layers.BatchNormalization(name="head_norm")(levels)
     features = layers.Dropout(dropout, seed=0, name="head_dropout")(features)
     probabilities = layers.Dense(len(CLASSES), activation="softmax", name="head")(features)
     model = keras.Model(pixels, probabilities, name="busi_densenet121")
@@ -101,28 +110,36 @@ def load_backbone_weights(model: keras.Model, path: Path) -> None:
 def cut(model: keras.Model, boundary: str) -> tuple[keras.Model, keras.Model]:
     """Cut `model` behind the layer named `boundary` into (prefix, tail), which share its weights.
 
-    With `input` the prefix is the identity and the tail is the whole model.
+    The head also reads levels of the prefix. Their numbers are features too: then a feature is one vector, of the
+    boundary layer's output and these numbers side by side. With `input` the prefix is the identity and the tail is the
+    whole model, with `levels` the tail is the head.
 
     Raises:
-        ValueError: no such layer, or the graph does not narrow to one tensor there (inside a dense block, a
+        ValueError: no such layer, or the backbone does not narrow to one tensor there (inside a dense block, a
             convolution's output alone does not determine what follows).
     """
+    usual = f"usual boundaries are {', '.join(BOUNDARIES)}"
     names = [layer.name for layer in model.layers]
-    if boundary not in names or boundary.startswith("head"):
-        raise ValueError(f"featurize.boundary: no layer {boundary!r}; usual boundaries are {', '.join(BOUNDARIES)}")
-    index = names.index(boundary)
-    # The layers are in topological order: the cut is clean when nothing before the boundary feeds anything after it
-    before = {id(layer.output) for layer in model.layers[:index]}
-    for layer in model.layers[index + 1 :]:
-        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-        if any(id(tensor) in before for tensor in inputs):
+    if boundary not in names or boundary.startswith(("head", _LEVEL)):
+        raise ValueError(f"featurize.boundary: no layer {boundary!r}; {usual}")
+    before = _before(model.get_layer(boundary))
+    passed = [model.get_layer(_LEVEL + name) for name in LEVELS if name in before and name != boundary]
+    if boundary == "levels":
+        passed = []
+    frozen = before.union(*map(_before, passed))
+    # The cut is clean when only the boundary itself, and levels that are passed on, feed what comes after it
+    for operation in model.operations:
+        reads = {tensor._keras_history.operation.name for tensor in _inputs(operation)}
+        if operation.name not in frozen and reads & (frozen - {boundary, *(layer.name for layer in passed)}):
             raise ValueError(
-                f"featurize.boundary: {boundary!r} lies inside a block (layer {layer.name!r} also reads what comes "
-                f"before it); usual boundaries are {', '.join(BOUNDARIES)}"
+                f"featurize.boundary: {boundary!r} lies inside a block (layer {operation.name!r} also reads what comes "
+                f"before it); {usual}"
             )
-    output = model.get_layer(boundary).output
-    prefix = keras.Model(model.input, output, name="prefix")
-    return prefix, keras.Model(output, model.output, name="tail")
+    crossing = [model.get_layer(boundary).output, *(layer.output for layer in passed)]
+    if not passed:
+        return keras.Model(model.input, crossing[0], name="prefix"), keras.Model(crossing[0], model.output, name="tail")
+    flat = layers.Concatenate(dtype="float32")([layers.Flatten(dtype="float32")(tensor) for tensor in crossing])
+    return keras.Model(model.input, flat, name="prefix"), _of_one_vector(keras.Model(crossing, model.output))
 
 
 def for_inference(prefix: keras.Model) -> keras.Model:
@@ -133,12 +150,14 @@ def for_inference(prefix: keras.Model) -> keras.Model:
 def in_bfloat16(prefix: keras.Model) -> keras.Model:
     """A copy of a prefix that takes half the time, differs by its rounding, and can't be trained.
 
-    Convolutions multiply in bfloat16, which has 8 bits of mantissa, and sum in float32; preprocessing stays in float32.
+    Convolutions multiply in bfloat16, which has 8 bits of mantissa, and sum in float32; preprocessing and what is
+    computed from the maps stay in float32.
     Batch normalisation and the activation after it become one pass over memory, without which the gain is half as much.
     """
 
-    def copied(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, layers.InputLayer | layers.Normalization):
+    def copied(layer: keras.Operation) -> keras.Operation:
+        on_maps = isinstance(layer, keras.Layer) and len(layer.output.shape) == 4
+        if isinstance(layer, layers.InputLayer | layers.Normalization) or not on_maps:
             return layer
         kind = _FusedNormalization if isinstance(layer, layers.BatchNormalization) else type(layer)
         return kind.from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
@@ -193,6 +212,43 @@ def save_model(model: keras.Model, path: Path) -> None:
 def load_model(path: Path) -> keras.Model:
     """Load a model saved by `save_model`, in safe mode: a file that carries code is refused with a ValueError."""
     return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _level(layer: keras.Layer):
+    """A layer's channels over the image: means and standard deviations, float32 (n, 2 C)."""
+    # In float32 wherever the layer computes in less
+    mean, variance = ops.moments(ops.cast(layer.output, "float32"), axes=(1, 2))
+    return layers.Concatenate(name=_LEVEL + layer.name, dtype="float32")([mean, ops.sqrt(variance + _LEAST_VARIANCE)])
+
+
+def _inputs(operation) -> list:
+    """The tensors that an operation of a functional model reads."""
+    if isinstance(operation, layers.InputLayer):
+        return []
+    return operation.input if isinstance(operation.input, list | tuple) else [operation.input]
+
+
+def _before(operation) -> set[str]:
+    """The names of an operation and of all that it depends on."""
+    found, ahead = set(), [operation]
+    while ahead:
+        operation = ahead.pop()
+        if operation.name not in found:
+            found.add(operation.name)
+            ahead += [tensor._keras_history.operation for tensor in _inputs(operation)]
+    return found
+
+
+def _of_one_vector(model: keras.Model) -> keras.Model:
+    """A model of several inputs as one of a single vector, in which they lie side by side; with the same layers."""
+    shapes = [tensor.shape[1:] for tensor in model.inputs]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+    vector = keras.Input((ends[-1],))
+    parts = [
+        ops.reshape(vector[:, end - math.prod(shape) : end], (-1, *shape))
+        for shape, end in zip(shapes, ends, strict=True)
+    ]
+    return keras.Model(vector, model.call(parts), name="tail")
 
 
 class _FusedNormalization(layers.BatchNormalization):

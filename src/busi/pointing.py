@@ -3,7 +3,7 @@
 The pointing game (Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016): a map scores where its
 peak lies inside the lesion. Here the peak is the centre of the strongest cell at the resolution of the feature map,
 carried over to the image's own size, and no margin around the lesion counts as inside (theirs is of 15 pixels). Maps
-are taken as they are before Grad-CAM cuts them at zero, so that each has a peak and an order of cells.
+are taken as they are before HiResCAM cuts them at zero, so that each has a peak and an order of cells.
 """
 
 import numpy as np

@@ -66,18 +66,18 @@ class ImageClassifier:
         return pd.DataFrame(rows, columns=list(COLUMNS), index=index, dtype=object).astype({"accepted": bool})
 
     def heatmap(self, encoded: bytes, label: str) -> np.ndarray:
-        """The Grad-CAM of a class for one image file, float32 (height, width) of the image, 0 to 1.
+        """The HiResCAM of a class for one image file, float32 (height, width) of the image, 0 to 1.
 
         Raises:
             ValueError: the file can't be read, or there is no such class.
         """
-        from busi.explain import enlarge, grad_cam
+        from busi.explain import enlarge, heat_map
 
         if label not in CLASSES:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
         image = read_upload(encoded)
         seen = self._look(images.prepare(image, self.size)[np.newaxis])
-        return enlarge(grad_cam(self.model, seen.features, np.array([CLASSES.index(label)]))[0], *image.size)
+        return enlarge(heat_map(self.model, seen.levels, np.array([CLASSES.index(label)]))[0], *image.size)
 
     def get_raw_model(self) -> "ImageClassifier":
         """What `PyFuncModel.get_raw_model` gives."""

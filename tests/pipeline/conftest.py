@@ -23,7 +23,7 @@ from tests.pipeline.registry import (  # noqa: F401
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "data": {"phantom": {"benign": 30, "malignant": 24, "normal": 18, "seed": 5}},
-    "featurize": {"image_size": 32, "weights": "none", "boundary": "avg_pool", "views": 1},
+    "featurize": {"image_size": 32, "weights": "none", "boundary": "levels", "views": 1},
     "train": {"head_epochs": 3, "tail_epochs": 20, "patience": 20},
     "evaluate": {"bootstrap": 200},
 }

@@ -140,7 +140,7 @@ def test_what_is_no_scan_is_refused_with_the_reason_and_nothing_else(page, downl
     assert "landscape.png · 320 × 240 pixels Not classified unknown input" in said
     assert "Unknown input: unlike the ultrasound images that the model was trained on (distance" in said
     assert 'class="bars"' not in text and not re.search("% probability|operating point of", said)
-    assert "Grad-CAM" not in said and not [slider for slider in page.slider if slider.key == "opacity"]
+    assert "HiResCAM" not in said and not [slider for slider in page.slider if slider.key == "opacity"]
     [row] = pd.read_csv(io.BytesIO(downloads[-1])).to_dict(orient="records")
     assert pd.isna([row[name] for name in ("label", *CLASSES)]).all()
     assert row["accepted"] is False and row["reason"].startswith("unknown input")

@@ -83,7 +83,7 @@ def test_it_says_what_the_tables_say():
     assert "| lesion_size: large | 0.870 (0.800 to 0.920) | 19, too few to say |" in text
     assert "| image files in the set | 620 | 1 of 2 expectations met, not met: sizes |" in text
     assert "| set aside | 6 | a near-duplicate carries another label |" in text
-    assert "| frozen up to | pool4_pool |" in text
+    assert "| frozen up to | conv5_block14_concat |" in text
     assert "| busi | 437 | 210 | 133 | doi:x | CC BY 4.0 |" in text
     assert "220 images with a near-duplicate, 12 with burnt-in annotation" in text
     assert "31 % of its test images" in text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from busi import model as network
+from busi.backend import keras, tf
 from busi.layout import CLASSES
 from pipeline import weights as fetched
 
@@ -37,7 +38,7 @@ def test_predict_gives_what_the_model_gives(whole, pixels):
     np.testing.assert_allclose(np.concatenate(batches), predicted(whole, pixels), atol=1e-5)
 
 
-@pytest.mark.parametrize("boundary", network.BOUNDARIES)
+@pytest.mark.parametrize("boundary", [*network.BOUNDARIES, "conv4_block5_concat", "relu"])
 def test_tail_on_stored_features_equals_the_model_on_the_image(whole, pixels, boundary):
     prefix, tail = network.cut(whole, boundary)
     stored = predicted(prefix, pixels).astype(np.float16)
@@ -56,6 +57,33 @@ def test_the_prefix_in_bfloat16_gives_what_the_plain_one_gives_but_for_its_round
     assert 0 < np.sqrt(((found - plain) ** 2).mean()) <= 0.02 * np.sqrt((plain**2).mean())
     kernel = fast.get_layer("conv1_conv").kernel
     assert kernel.dtype == "float32" and kernel is not prefix.get_layer("conv1_conv").kernel
+
+
+def test_levels_of_the_prefix_are_passed_on_beside_the_boundary(whole, pixels):
+    prefix, _ = network.cut(whole, "conv4_block5_concat")
+    of_levels = 2 * (128 + 256)
+    assert prefix.output_shape == (None, 2 * 2 * 416 + of_levels)
+    maps = keras.Model(whole.input, [whole.get_layer(name).output for name in ("pool2_pool", "pool3_pool")])(
+        pixels.astype(np.float32)
+    )
+    numbers = [number for level in maps for number in (np.mean(level, axis=(1, 2)), np.std(level, axis=(1, 2)))]
+    found = predicted(prefix, pixels)[:, -of_levels:]
+    np.testing.assert_allclose(found, np.concatenate(numbers, axis=1), atol=2e-3)  # a dead channel's is 0.001
+
+
+def test_the_head_reads_every_level(whole, pixels):
+    head, norm = whole.get_layer("head"), whole.get_layer("head_norm")
+    assert head.kernel.shape[0] == norm.gamma.shape[0] == 2 * (128 + 256 + 512 + 1024)
+
+
+def test_a_channel_that_is_dead_on_an_image_has_a_gradient(whole):
+    """The slope of a square root is infinite at 0, and then the first step of training ends in NaN."""
+    _, tail = network.cut(whole, "pool4_pool")
+    with tf.GradientTape() as tape:
+        said = tail(np.zeros((2, *tail.input_shape[1:]), np.float32), training=False)
+        loss = tf.reduce_sum(said[:, 0])
+    gradients = tape.gradient(loss, tail.trainable_variables)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_input_boundary_stores_the_pixels_themselves(whole, pixels):
@@ -92,7 +120,8 @@ def test_cut_refuses_unknown_layers_and_layers_inside_a_block(whole):
         network.cut(whole, "head_norm")
     with pytest.raises(ValueError, match="inside a block"):
         network.cut(whole, "conv4_block5_1_conv")
-    assert network.cut(whole, "conv4_block5_concat")[0].output_shape[-1] == 416
+    with pytest.raises(ValueError, match="no layer 'level_relu'"):
+        network.cut(whole, "level_relu")
 
 
 def test_the_same_weights_save_to_the_same_bytes(whole, pixels, tmp_path, monkeypatch):

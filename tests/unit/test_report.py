@@ -198,7 +198,7 @@ def test_the_pointing_game_stands_beside_chance_and_centre_or_says_that_there_ar
     assert "This model 41.0 % 36.0–46.0 % 27" in text and "with random weights 9.0 % 4.0–14.0 % 27" in text
     assert "more often than chance." in text and "The centre of the image, which knows nothing, does so more" in text
     assert "rank correlation of 0.020 (95 % interval −0.030 to 0.070, n = 26" in text
-    assert "4 × 4 cells" in text
+    assert "16 × 16 cells" in text
     del given["metrics"]["pointing_game"]
     given["metrics"]["randomised_weights"] = {"rank_correlation": metric(0.3)}
     text = Reader(render(**given)).text
@@ -300,7 +300,7 @@ def project(tmp_path, monkeypatch):
         scores = -np.abs(batch.mean(axis=(1, 2, 3))[:, None] - np.array([50, 130, 210])) / 20
         probabilities = (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
         described = np.stack([batch.mean(axis=(1, 2, 3)), batch.std(axis=(1, 2, 3))], axis=1)
-        return Seen(probabilities, described, batch.astype(np.float32))
+        return Seen(probabilities, described, [batch.astype(np.float32)])
 
     monkeypatch.setattr(stage_module, "compile_pass", lambda model: look)
     model = types.ModuleType("busi.model")
@@ -309,8 +309,9 @@ def project(tmp_path, monkeypatch):
         input_shape=(None, 32, 32, 3), output_shape=seen.output_shape, learned=True
     )
 
-    def evidence(model, features, classes):
+    def evidence(model, levels, classes):
         """The true class's map points at the upper left, other weights' at the lower right."""
+        [features] = levels
         heat = np.zeros((len(features), 2, 2), np.float32)
         heat[:, *((0, 0) if model.learned else (1, 1))] = 1 + classes
         heat[:, 0, 1] = np.arange(len(features)) / len(features)
@@ -323,7 +324,7 @@ def project(tmp_path, monkeypatch):
         model.learned = True
 
     explain = types.ModuleType("busi.explain")
-    explain.evidence = explain.grad_cam = evidence
+    explain.evidence = explain.heat_map = evidence
     explain.randomised = randomised
     tracking = types.ModuleType("pipeline.tracking")
     tracking.run = lambda key: contextlib.nullcontext(
@@ -368,7 +369,7 @@ def test_the_stage_writes_predictions_metrics_plots_figures_and_the_report(proje
     assert (predictions["predicted"] == predictions[list(CLASSES)].idxmax(axis=1)).all()
     wrong = predictions.loc[predictions["label"] != predictions["predicted"], "path"]
     assert list(wrong) == [f"{label}/{label} (20).png" for label in CLASSES]
-    # Test, validation and training images; Grad-CAM with learned and other weights; three pictures of each class
+    # Test, validation and training images; HiResCAM with learned and other weights; three pictures of each class
     assert sum(project.batches) == 36 + 12 + 12 + 2 * 36 + 9 and max(project.batches) == 32
 
     metrics = json.loads(stage_module.METRICS.read_text())
