@@ -20,7 +20,7 @@ from busi import figures as draw
 from busi import gallery, gate, pointing
 from busi.calibration import temper
 from busi.images import prepare, read_image, to_gray
-from busi.inference import compile_pass
+from busi.inference import compile_description, compile_pass
 from busi.layout import CLASSES, MALIGNANT
 from busi.manifest import lesion_masks
 from busi.metrics import (
@@ -83,7 +83,9 @@ def main() -> None:
     probabilities, described = classify(look, size, test["path"].tolist())
     on_validation, validation_described = classify(look, size, validated["path"].tolist())
     known = trained.iloc[spread(np.arange(len(trained)), KNOWN_IMAGES)]
-    novelty = fit(classify(look, size, known["path"].tolist())[1], validation_described, settings.accepted_inputs)
+    describe = compile_description(model)
+    known_described = np.concatenate([describe(batch) for batch in batches_of(known["path"].tolist(), size, "known")])
+    novelty = fit(known_described, validation_described, settings.accepted_inputs)
     before = temper(probabilities, 1 / run["temperature"])  # as they were without the temperature
     predicted = probabilities.argmax(axis=1)
     predictions = test.assign(predicted=np.take(CLASSES, predicted), **dict(zip(CLASSES, probabilities.T, strict=True)))

@@ -150,7 +150,7 @@ def _interrupt(number: int, frame) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a DVC that was killed while it linked a stage's outputs left beside them; now it waits for the stage."""
+    """Remove what a DVC that was killed while it linked a stage's outputs left beside them; a living one now waits."""
     for left in folder.glob(".*.tmp"):
         if _OF_DVC.fullmatch(left.name):
             left.unlink()

@@ -100,7 +100,7 @@ def operating_point(positive: np.ndarray, scores: np.ndarray, target: float) -> 
     """The highest threshold, up to 0.5, at which at least `target` of the positives have a score at or above it.
 
     From 0.5 on a class is the most probable one anyway, and a point chosen to find more must not find less than that.
-    On few images that the model knows well the highest threshold can lie above it, which the next images don't bear out.
+    On few images that the model tells apart well the highest threshold lies above it, too high for the next images.
 
     Args:
         positive: (n,) bool, at least one of them true.

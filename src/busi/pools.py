@@ -29,7 +29,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class _Process(SpawnProcess):
-    """Begins with endings held back: it is in the caller's group until `_prepare`, and one that dies breaks the pool."""
+    """Starts with endings held back: it is in the caller's group until `_prepare`, and if it dies the pool breaks."""
 
     def start(self) -> None:
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)

@@ -125,7 +125,7 @@ def keras_file(tmp_path_factory):
     """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
     import keras
 
-    from busi.inference import compile_pass
+    from busi.inference import compile_description
     from busi.novelty import fit
     from busi.serving import ImageClassifier
 
@@ -145,7 +145,7 @@ def keras_file(tmp_path_factory):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         files.append(file.getvalue())
-    described = compile_pass(model)(np.repeat(noise[..., None], 3, axis=3)).described
+    described = compile_description(model)(np.repeat(noise[..., None], 3, axis=3))
     novelty = fit(described, described, accepted=1)  # noise is what this model knows
     novelty.save(folder / "novelty.npz")
     said = ImageClassifier(model, novelty, "1").predict(files)

@@ -118,7 +118,7 @@ def test_a_pool_ends_with_its_caller_and_in_silence(tmp_path, ending):
 
 
 def test_what_ends_the_caller_does_not_reach_the_processes_of_a_pool_that_are_starting(monkeypatch):
-    """They are in the caller's group yet, and one that died of it would break the pool, which says so by a traceback."""
+    """They are in the caller's group yet, and one that died would break the pool, which says so by a traceback."""
     start_it = pools._Process.start
 
     def start_and_end(process):

@@ -303,6 +303,7 @@ def project(tmp_path, monkeypatch):
         return Seen(probabilities, described, [batch.astype(np.float32)])
 
     monkeypatch.setattr(stage_module, "compile_pass", lambda model: look)
+    monkeypatch.setattr(stage_module, "compile_description", lambda model: lambda batch: look(batch).described)
     model = types.ModuleType("busi.model")
     model.seed_everything = lambda seed: None
     model.load_model = lambda path: types.SimpleNamespace(

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER, serving
-from busi.inference import compile_pass
+from busi.inference import compile_description
 from busi.layout import CLASSES
 from busi.novelty import fit
 from busi.serving import COLUMNS, ImageClassifier
@@ -41,7 +41,7 @@ def noise():
 def classifier(model, noise):
     from busi.images import prepare
 
-    described = compile_pass(model)(np.stack([prepare(Image.fromarray(pixels), 32) for pixels in noise])).described
+    described = compile_description(model)(np.stack([prepare(Image.fromarray(pixels), 32) for pixels in noise]))
     return ImageClassifier(model, fit(described[:40], described[40:], 1.0), "name/7")
 
 
