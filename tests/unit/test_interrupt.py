@@ -49,9 +49,16 @@ def start(folder: Path, program: str, **environment: str) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "program.py"], cwd=folder, env={**os.environ, "PYTHONPATH": paths, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=heed_signals,
     )  # fmt: skip
     wait_for(lambda: (folder / "begun").exists() or process.poll() is not None)
     return process
+
+
+def heed_signals() -> None:
+    """As in a terminal: tests that run under nohup or in the background hand on that SIGHUP and SIGINT are ignored."""
+    for ending in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_DFL)
 
 
 def wait_for(condition) -> None:
