@@ -16,6 +16,8 @@ import hashlib
 import re
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +56,7 @@ AT_ONCE = 8  # files between two steps of the progress bar
 SHOWN_SIDE = 900  # pixels of the picture on the page
 THUMBNAIL_SIDE = 72
 LEAST_SIDE = 16  # pixels that a crop keeps
+LET_GO_SECONDS = 3  # that other sessions have to finish with the old model
 SCAN, WHOLE, BY_HAND = "Scan only", "Whole image", "By hand"
 FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would run a cell that begins so
 
@@ -142,7 +145,11 @@ def _load(name: str, version: str):
             version = tracking.production_version(name)
         if (name, version) not in loaded:
             # Before the next one comes: what two models at once take, the system does not get back
+            leaving = [weakref.ref(found) for found in loaded.values()]
             loaded.clear()
+            patience = time.monotonic() + LET_GO_SECONDS
+            while any(model() for model in leaving) and time.monotonic() < patience:
+                time.sleep(0.05)
             gc.collect()
             found = production.load(name)
             loaded[name, found.version] = found

@@ -94,6 +94,7 @@ def main() -> None:
     for name, part, seconds in (("serve", serving, asked.seconds), ("store", storing, asked.seconds * 2 // 5)):
         if asked.only in (None, name):
             print(f"{name}: {seconds} s, seed {asked.seed}", flush=True)
+            shutil.rmtree(PLACE / name, ignore_errors=True)  # of a run that was killed
             workspace = Workspace(PLACE / "made").copy_to(PLACE / name)
             try:
                 failures += part(workspace, seconds, asked.seed)
