@@ -15,10 +15,10 @@ import gc
 import hashlib
 import re
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,31 +136,37 @@ def asked_model() -> str | None:
 
 
 def _load(name: str, version: str):
-    """Load the Production version, unless it is this one and loaded. What comes may be a later one."""
+    """The Production version, loaded unless it is already. What comes may be a later one."""
+    loader, loaded = _shelf()
+    return loader.submit(_load_alone, loaded, name, version).result()
+
+
+def _load_alone(loaded: dict, name: str, version: str):
     from pipeline import production, tracking
 
-    lock, loaded = _shelf()
-    with lock:
-        if (name, version) not in loaded:  # while this one waited, another session may have loaded the next
-            version = tracking.production_version(name)
-        if (name, version) not in loaded:
-            # Before the next one comes: what two models at once take, the system does not get back
-            leaving = [weakref.ref(found) for found in loaded.values()]
-            loaded.clear()
-            patience = time.monotonic() + LET_GO_SECONDS
-            while any(model() for model in leaving) and time.monotonic() < patience:
-                time.sleep(0.05)
-            gc.collect()
-            found = production.load(name)
-            loaded[name, found.version] = found
-            return found
-        return loaded[name, version]
+    if (name, version) not in loaded:  # while this one waited, another session may have loaded the next
+        version = tracking.production_version(name)
+    if (name, version) not in loaded:
+        # Before the next one comes: what two models at once take, the system does not get back
+        leaving = [weakref.ref(found) for found in loaded.values()]
+        loaded.clear()
+        patience = time.monotonic() + LET_GO_SECONDS
+        while any(model() for model in leaving) and time.monotonic() < patience:
+            time.sleep(0.05)
+        gc.collect()
+        found = production.load(name)
+        version = found.version
+        loaded[name, version] = found
+    return loaded[name, version]
 
 
 @st.cache_resource(show_spinner=False)
-def _shelf() -> tuple[threading.Lock, dict]:
-    """The one model that all sessions share, by name and version, and the lock to it."""
-    return threading.Lock(), {}
+def _shelf() -> tuple[ThreadPoolExecutor, dict]:
+    """The one thread that loads models, and the one model that all sessions share, by name and version.
+
+    One thread, because malloc keeps what a thread has freed for that thread: the next model takes the last one's room.
+    """
+    return ThreadPoolExecutor(1, "loading"), {}
 
 
 def say_when_promoted(found) -> None:
