@@ -2,9 +2,9 @@
 
 A row is params.yaml with some values changed, trained and tested over the folds of `pipeline.crossval` (split.seed):
 the same for every row, save those whose point is another way of dividing. Reads `artifacts/validate/manifest.csv`;
-writes reports/results.json, data set by data set and row by row, and reports/folds.csv, which says of every image
-which fold tests it. Finished folds are kept below .cache/results under a hash of what went in, so that a row that was
-cut off goes on.
+writes reports/results.json, data set by data set and row by row, reports/folds.csv, which says of every image which
+fold tests it, and reports/out_of_fold.csv, what every row called it there. Finished folds are kept below
+.cache/results under a hash of what went in, so that a row that was cut off goes on.
 
 Minutes are of processor time, of all folds, features included; a network computes on one thread a fold.
 """
@@ -32,7 +32,7 @@ from benchmarks import baselines
 from busi import DISCLAIMER
 from busi.images import prepare, read_image
 from busi.layout import CLASSES
-from busi.metrics import evaluate
+from busi.metrics import accuracy_difference, evaluate
 from busi.pools import process_pool
 from busi.split import QUARANTINE, make_folds
 from pipeline import CACHE, lineage
@@ -44,6 +44,7 @@ from pipeline.params import Params, read_params
 
 REPORT = Path("reports/results.json")
 FOLD_OF = Path("reports/folds.csv")
+CALLED = Path("reports/out_of_fold.csv")
 KEPT = CACHE / "results"
 FOLDS = 5
 ZOOMS = (1.0, 0.9, 1.1)  # of test-time augmentation, each as it is and mirrored
@@ -116,9 +117,10 @@ ROWS = {
 def main(
     rows: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(ROWS)}", show_default=False)] = None,
     workers: Annotated[int, typer.Option(min=1, help="Folds at the same time")] = 2,
+    against: Annotated[str, typer.Option(help="Row that the others are compared with, image by image")] = "hog",
 ) -> None:
     """Measure rows of the results' table on the data set in data/, and show the table."""
-    if unknown := [name for name in rows or () if name not in ROWS]:
+    if unknown := [name for name in (*(rows or ()), against) if name not in ROWS]:
         raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
     data_set = lineage.dataset()["name"]
     os.environ.update(THREADS)  # of the processes that are started below
@@ -126,23 +128,25 @@ def main(
         row = ROWS[name]
         params = changed(read_params(), row.changes)
         folds = deal(read_manifest(), row.dealt, params)
-        measured = {"command": f"python -m benchmarks.results {name}", **measure(row, params, folds, workers)}
+        found, took = simple(row, folds) if row.simple else trained(row, params, folds, workers)
+        measured = {"command": f"python -m benchmarks.results {name}", **judge(row, params, folds, found), **took}
         if row.dealt == "by group":
             record(folds, data_set)
+        keep_calls(data_set, name, found)
         report = read_report()  # only now: another process may have measured other rows meanwhile
         report.setdefault(data_set, {})[name] = measured
         write_json(REPORT, report)
         print(f"{name}: accuracy {shown(measured['metrics']['accuracy'])}, {measured['minutes']} min", flush=True)
-    print(f"{data_set}\n\n{table(read_report().get(data_set, {}))}\n\n{DISCLAIMER}")
+    above = compare(read_of(CALLED, data_set), read_of(FOLD_OF, data_set), against, read_params())
+    print(f"{data_set}\n\n{table(read_report().get(data_set, {}), above, against)}\n\n{DISCLAIMER}")
 
 
 def read_report() -> dict:
     return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
 
 
-def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> dict:
-    """A row's entry in the report."""
-    found, measured = simple(row, folds) if row.simple else trained(row, params, folds, workers)
+def judge(row: Row, params: Params, folds: list[pd.DataFrame], found: pd.DataFrame) -> dict:
+    """A row's entry in the report, but for its minutes: what its out-of-fold probabilities, by path, are worth."""
     images = folds[0].set_index("path").loc[found.index]
     metrics = evaluate(
         images["label"].map(CLASSES.index).to_numpy(),
@@ -160,7 +164,6 @@ def measure(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -
         "dealt": row.dealt,
         "params": params.of_training(),
         "seeds": {"split": params.split.seed, "train": params.train.seed, "trainings": row.seeds},
-        **measured,
         "commit": commit(),
         "machine": machine(),
     }
@@ -195,11 +198,49 @@ def deal(manifest: pd.DataFrame, dealt: str, params: Params) -> list[pd.DataFram
 def record(folds: list[pd.DataFrame], data_set: str) -> None:
     """Write down which fold tests which image; the folds of other data sets stay in the file."""
     tables = [fold.loc[fold["part"] == "test"].assign(data_set=data_set, fold=i) for i, fold in enumerate(folds)]
-    table = pd.concat(tables)[["data_set", "path", "label", "duplicate_group", "fold"]]
-    if FOLD_OF.is_file():
-        before = pd.read_csv(FOLD_OF, dtype=str, keep_default_na=False)
+    replace(FOLD_OF, data_set, pd.concat(tables)[["data_set", "path", "label", "duplicate_group", "fold"]])
+
+
+def keep_calls(data_set: str, name: str, found: pd.DataFrame) -> None:
+    """Write down what a row called each image, by its out-of-fold probabilities; the calls of other rows stay."""
+    calls = read_of(CALLED, data_set).set_index("path").drop(columns=[name, "data_set"], errors="ignore")
+    calls = calls.join(found.idxmax(axis=1).rename(name), how="outer").rename_axis("path").reset_index()
+    replace(CALLED, data_set, calls.assign(data_set=data_set))
+
+
+def read_of(path: Path, data_set: str) -> pd.DataFrame:
+    """What a table of several data sets says of one, as text."""
+    if not path.is_file():
+        return pd.DataFrame(columns=["data_set", "path"])
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table[table["data_set"] == data_set]
+
+
+def replace(path: Path, data_set: str, table: pd.DataFrame) -> None:
+    """Put a data set's rows in place of those that the table in `path` has; the other data sets' stay."""
+    if path.is_file():
+        before = pd.read_csv(path, dtype=str, keep_default_na=False)
         table = pd.concat([before[before["data_set"] != data_set], table])
-    write_csv(FOLD_OF, table.sort_values(["data_set", "path"]))
+    write_csv(path, table.fillna("").sort_values(["data_set", "path"]))
+
+
+def compare(calls: pd.DataFrame, images: pd.DataFrame, against: str, params: Params) -> dict[str, dict]:
+    """By how much each row's accuracy is above that of the row `against`, on the same images by the same folds.
+
+    Args:
+        calls, images: a data set's part of `CALLED` and `FOLD_OF`.
+
+    Returns:
+        {row: metric}, without the rows that are not dealt by group; empty where `against` has not been measured.
+    """
+    table = images.merge(calls, on="path")
+    names = [name for name, row in ROWS.items() if row.dealt == "by group" and name in table and all(table[name])]
+    if against not in names:
+        return {}
+    right = {name: (table[name] == table["label"]).to_numpy() for name in names}
+    groups, settings = table["duplicate_group"].to_numpy(), params.evaluate
+    draws = groups, settings.bootstrap, settings.confidence, settings.seed
+    return {name: accuracy_difference(right[name], right[against], *draws) for name in names if name != against}
 
 
 def masks_of(image) -> pd.DataFrame:
@@ -329,7 +370,7 @@ def views_of(pixels: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(view)[:, ::-1]
 
 
-def table(measured: dict[str, dict]) -> str:
+def table(measured: dict[str, dict], above: dict[str, dict], against: str) -> str:
     """Every row of `ROWS` as Markdown, those without a measurement with the command that fills them."""
     names = ("accuracy", "macro_f1", "malignant_sensitivity", "malignant_specificity", "auroc_macro")
     lines = []
@@ -337,15 +378,18 @@ def table(measured: dict[str, dict]) -> str:
         if name in measured:
             metrics = measured[name]["metrics"]
             values = [shown(metrics[metric]) for metric in names]
-            lines.append([name, row.what, *values, metrics["accuracy"]["n"], measured[name]["minutes"]])
+            gain = shown(above[name], "+") if name in above else "–"
+            lines.append([name, row.what, *values, gain, metrics["accuracy"]["n"], measured[name]["minutes"]])
         else:
             lines.append([name, row.what, f"not measured: `make results ROW={name}`"])
-    headers = ["row", "what", "accuracy", "macro F1", "malignant sensitivity", "specificity", "macro AUROC", "n", "min"]
+    headers = ["row", "what", "accuracy", "macro F1", "malignant sensitivity", "specificity", "macro AUROC"]
+    headers += [f"accuracy above {against} (paired)", "n", "min"]
     return tabulate(lines, headers=headers, tablefmt="github")
 
 
-def shown(metric: dict) -> str:
-    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+def shown(metric: dict, sign: str = "") -> str:
+    value, low, high = (f"{metric[name]:{sign}.3f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def digest(value: object) -> str:

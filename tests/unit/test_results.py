@@ -55,9 +55,40 @@ def test_views_at_test_begin_with_the_image_itself_and_have_its_mirror_image():
     assert len({view.tobytes() for view in views}) == 6
 
 
+def test_what_every_row_called_an_image_is_kept_row_by_row_and_compared_image_by_image(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "CALLED", tmp_path / "called.csv")
+    monkeypatch.setattr(results, "FOLD_OF", tmp_path / "folds.csv")
+    params = read_params()
+    folds = results.deal(manifest, "by group", params)
+    results.record(folds, "a set")
+    images = manifest[~manifest["label_conflict"]].set_index("path")
+    sure = pd.get_dummies(images["label"])[list(CLASSES)].astype(float)
+    worse = sure.copy()
+    worse.loc[images["duplicate_group"] == "benign-1"] = [0.0, 1.0, 0.0]  # two images, twins of one another
+    for data_set, name, found in (
+        ("a set", "ultrasound-tail", worse), ("another set", "hog", worse), ("a set", "hog", worse),
+        ("a set", "ultrasound-tail", sure), ("a set", "random-split-hog", sure),
+    ):  # fmt: skip
+        results.keep_calls(data_set, name, found.sample(frac=1, random_state=1))
+
+    calls = results.read_of(results.CALLED, "a set")
+    assert calls["path"].tolist() == sorted(images.index)
+    assert (calls["ultrasound-tail"] == images["label"].loc[calls["path"]].to_numpy()).all()
+    above = results.compare(calls, results.read_of(results.FOLD_OF, "a set"), "hog", params)
+    assert list(above) == ["ultrasound-tail"]
+    assert above["ultrasound-tail"]["value"] == pytest.approx(2 / len(images), abs=1e-6)
+    assert above["ultrasound-tail"]["low"] == 0 < above["ultrasound-tail"]["high"]
+    assert len(results.read_of(results.CALLED, "another set")) == len(images)
+    assert results.compare(calls, results.read_of(results.FOLD_OF, "a set"), "imagenet", params) == {}
+
+
 def test_table_shows_what_was_measured_and_how_to_measure_the_rest():
     metric = {"value": 0.7034, "low": 0.66, "high": 0.742, "n": 761}
     names = ("accuracy", "macro_f1", "malignant_sensitivity", "malignant_specificity", "auroc_macro")
-    shown = results.table({"hog": {"metrics": dict.fromkeys(names, metric), "minutes": 0.1}}).splitlines()
-    assert any(line.startswith("| hog ") and line.count("0.703 (0.660 to 0.742)") == 5 for line in shown)
+    gain = {"hog": {"value": 0.0124, "low": -0.02, "high": 0.05, "n": 761}}
+    measured = {"hog": {"metrics": dict.fromkeys(names, metric), "minutes": 0.1}}
+    shown = results.table(measured, gain, "linear-random").splitlines()
+    assert "accuracy above linear-random" in shown[0]
+    line = next(line for line in shown if line.startswith("| hog "))
+    assert line.count("0.703 (0.660 to 0.742)") == 5 and "+0.012 (-0.020 to +0.050)" in line
     assert all(f"not measured: `make results ROW={name}`" in "\n".join(shown) for name in results.ROWS if name != "hog")
