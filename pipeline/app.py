@@ -154,7 +154,11 @@ def _load_alone(loaded: dict, name: str, version: str):
         while any(model() for model in leaving) and time.monotonic() < patience:
             time.sleep(0.05)
         gc.collect()
+        gc.collect()  # what was kept for as long as the model was there: `busi.explain` has such a thing
         found = production.load(name)
+        # Here, and not for the first file: compiling takes room too, and several sessions would wait for it
+        found.classifier.predict([image_of("Benign phantom")])
+        found.classifier.heatmap(image_of("Benign phantom"), CLASSES[0])
         version = found.version
         loaded[name, version] = found
     return loaded[name, version]
@@ -205,7 +209,11 @@ def choose_files() -> list[File]:
         show_examples(label)
         return []
     chosen = st.pills(label, list(EXAMPLES), key="example")
-    return [_file(EXAMPLES[chosen], (HERE / "examples" / EXAMPLES[chosen]).read_bytes())]
+    return [_file(EXAMPLES[chosen], image_of(chosen))]
+
+
+def image_of(example: str) -> bytes:
+    return (HERE / "examples" / EXAMPLES[example]).read_bytes()
 
 
 def show_examples(label: str) -> None:
@@ -216,10 +224,10 @@ def show_examples(label: str) -> None:
 
     st.html(_pieces().label(label))
     with st.container(horizontal=True, key="examples"):
-        for name, file in EXAMPLES.items():
+        for name in EXAMPLES:
             with st.container(width=EXAMPLE_WIDTH):
-                st.image((HERE / "examples" / file).read_bytes(), width=EXAMPLE_WIDTH)
-                st.button(name, key=f"example-{file}", on_click=choose, args=(name,), width="stretch")
+                st.image(image_of(name), width=EXAMPLE_WIDTH)
+                st.button(name, key=f"example-{EXAMPLES[name]}", on_click=choose, args=(name,), width="stretch")
 
 
 def show_files(found, files: list[File]) -> None:
