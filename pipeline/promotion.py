@@ -48,7 +48,6 @@ FORCIBLE = ("verdict", "not_worse_than_production")
 AUDIT, NOTE = "audit.", "promoting."
 PATIENCE = 60  # seconds after which the note of another machine is taken for that of a killed process
 LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
-SETTLING_SECONDS = 5  # that `verify` waits for a promotion which is under way; on a server one takes two
 TRIES = 5  # to be the only one who promotes, where several begin in the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[dict]], None]
 
@@ -500,7 +499,7 @@ def production_files(name: str) -> Iterator[tuple[ModelVersion, Path]]:
 
 def _verify_moves(name: str) -> tuple[dict[int, dict], str | None, list[dict]]:
     """The audit log, the Production version, and what `verify` finds of the moves; one under way is waited for."""
-    deadline = time.monotonic() + SETTLING_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while True:
         before = tracking.model_tags(name)
         log, alias = audit_log(name), tracking.production_version(name)
@@ -509,9 +508,11 @@ def _verify_moves(name: str) -> tuple[dict[int, dict], str | None, list[dict]]:
             _verify_alias(alias, production_stack(log.values())),
             _verify_stages(tracking.stages(name), alias),
         ]
-        after = tracking.model_tags(name)
-        # A promotion begins with a note and ends with an entry, both of which are tags; an old note is a killed one's
-        moving = before != after or any(_age(note) < SETTLING_SECONDS for note in _notes(name).values())
+        # A promotion begins with a note and ends with an entry, both of which are tags. In the embedded store it holds
+        # the lock meanwhile; of a server's clients there is only the note to go by
+        at_it = not tracking.is_embedded() or tracking.is_locked()
+        notes = _notes(name)
+        moving = before != tracking.model_tags(name) or (at_it and any(_age(n) < PATIENCE for n in notes.values()))
         if not moving or all(check["passed"] for check in checks) or time.monotonic() > deadline:
             return log, alias, checks
         time.sleep(0.2)

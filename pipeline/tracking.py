@@ -114,6 +114,20 @@ def locked() -> Iterator[None]:
         lock.close()
 
 
+def is_locked() -> bool:
+    """Whether some process is within `locked` at this moment."""
+    if not LOCK.is_file():
+        return False
+    with contextlib.closing(sqlite3.connect(f"{LOCK.resolve().as_uri()}?mode=ro", uri=True, timeout=0)) as lock:
+        try:
+            lock.execute("SELECT * FROM sqlite_master")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return True
+    return False
+
+
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
     """Turn MLflow's failures into a `StageError` that names the store, `Outside` where a server failed to answer."""
