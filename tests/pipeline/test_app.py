@@ -93,6 +93,16 @@ def control(app, label):
     return found
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "n", "expected"),
+    [(0.8, 1.0, 7, "80% to 100%"), (1.0, 1.0, 7, "65% to 100%"), (0.0, 0.0, 7, "0% to 35%"), (0.0, 0.0, 0, "0% to 0%")],
+)
+def test_an_interval_without_width_gives_way_to_wilsons(low, high, n, expected):
+    from pipeline import app
+
+    assert app._interval({"value": low if low == high else 0.9, "low": low, "high": high, "n": n}) == expected
+
+
 def test_an_image_that_the_model_knows_is_classified_with_all_that_belongs_to_it(page, known, downloads):
     seen(page)
     file, expected = known[0]
