@@ -46,7 +46,7 @@ SMOKE_TOLERANCE = 1e-3  # of a probability: another processor changes the last d
 FORCIBLE = ("verdict", "not_worse_than_production")
 
 AUDIT, NOTE = "audit.", "promoting."
-PATIENCE = 60  # seconds after which the note of another machine is taken for that of a killed process
+PATIENCE = 60  # seconds that a promotion may take; after them the note of another machine is a killed process's
 LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
 TRIES = 5  # to be the only one who promotes, where several begin in the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[dict]], None]
