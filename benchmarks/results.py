@@ -205,7 +205,7 @@ def keep_calls(data_set: str, name: str, found: pd.DataFrame) -> None:
     """Write down what a row called each image, by its out-of-fold probabilities; the calls of other rows stay."""
     calls = read_of(CALLED, data_set).set_index("path").drop(columns=[name, "data_set"], errors="ignore")
     calls = calls.join(found.idxmax(axis=1).rename(name), how="outer").rename_axis("path").reset_index()
-    replace(CALLED, data_set, calls.assign(data_set=data_set))
+    replace(CALLED, data_set, calls.assign(data_set=data_set)[["data_set", *calls]])
 
 
 def read_of(path: Path, data_set: str) -> pd.DataFrame:

@@ -73,6 +73,7 @@ def test_what_every_row_called_an_image_is_kept_row_by_row_and_compared_image_by
 
     calls = results.read_of(results.CALLED, "a set")
     assert calls["path"].tolist() == sorted(images.index)
+    assert list(calls)[:2] == ["data_set", "path"]
     assert (calls["ultrasound-tail"] == images["label"].loc[calls["path"]].to_numpy()).all()
     above = results.compare(calls, results.read_of(results.FOLD_OF, "a set"), "hog", params)
     assert list(above) == ["ultrasound-tail"]
