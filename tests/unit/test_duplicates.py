@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
+from busi import duplicates
 from busi.duplicates import SWEEP, TWINS, find_groups, find_pairs, fingerprint, join
 
 SOURCES = 16
@@ -151,6 +152,22 @@ def test_pairs_say_which_are_mirrored(sources):
     assert pairs["score"].is_monotonic_decreasing
     assert pairs["score"].max() <= 1
     assert (pairs["twins"] == (pairs["score"] >= TWINS)).all()
+
+
+def test_giving_up_hopeless_pairs_changes_nothing_among_near_duplicates(monkeypatch):
+    """On many pairs that look alike at 16 x 16: half of them altered copies, all of a coarse texture."""
+    coarse = [gaussian_filter(texture(seed, (400, 470)), 12)[:230, :270] for seed in range(30)]
+    stretched = [((c - c.min()) * (255 / np.ptp(c))).astype(np.uint8) for c in coarse]
+    copies = [cropped(gray, 0.1, 0.05, 0.05, 0.1) for gray in stretched]
+    prints = np.stack([fingerprint(gray) for gray in (*stretched, *copies)])
+    fast = find_pairs(prints)
+    monkeypatch.setattr(duplicates, "HOPEFUL", (-1.0, -1.0, -1.0))
+    whole = find_pairs(prints)
+    pd.testing.assert_frame_equal(fast[fast["twins"]], whole[whole["twins"]])
+    assert fast["twins"].sum() >= 25
+    both = fast.merge(whole, on=["first", "second"], suffixes=("", "_whole"))
+    assert len(both) == len(fast) == len(whole)
+    assert (both["score"] < both["score_whole"]).any() and (both["score"] <= both["score_whole"]).all()
 
 
 def test_a_short_chain_stays_whole_so_that_no_twins_are_torn():
