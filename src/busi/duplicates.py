@@ -42,8 +42,8 @@ WINDOWS = np.array(
     dtype=np.float32,
 )
 STEPS = (0.03, 0.015, 0.0075)  # of the alignment, in image widths; the last is half a pixel
-# Least score to take each step: who has less does not become a near-duplicate any more. Of 25,417 near-duplicates, BUSI's
-# own and altered copies of its images, the least were 0.22, 0.57 and 0.71.
+# Least score to take each step: who has less does not become a near-duplicate any more. Of 25,417 near-duplicates,
+# BUSI's own and altered copies of its images, the least were 0.22, 0.57 and 0.71.
 HOPEFUL = (-1.0, 0.50, 0.65)
 SHORTEST = 0.65  # least share of an axis that two copies have in common
 BLOCK = 1024  # images in one matrix product
