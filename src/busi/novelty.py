@@ -8,6 +8,8 @@ covariance of Ledoit and Wolf, J. Multivariate Analysis 88, 2004, since there ma
 threshold is a quantile of the validation images' distances.
 """
 
+import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +33,12 @@ class Novelty:
         return np.einsum("nf,fg,ng->n", away, self.precision, away)
 
     def save(self, path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, center=self.center, precision=self.precision, threshold=self.threshold)
+        """Write an .npz. Not by `np.savez`, whose bytes depend on the release of Python (the headers of zipfile)."""
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("center", "precision", "threshold"):
+                content = io.BytesIO()
+                np.save(content, getattr(self, name))
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Novelty":

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,8 @@ def test_it_comes_back_from_its_file_the_same_and_the_file_has_no_time_in_it(des
     novelty.save(tmp_path / "one.npz")
     novelty.save(tmp_path / "two.npz")
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.npz") as archive:  # later versions and dates are in headers of other bytes
+        assert {(one.extract_version, one.date_time) for one in archive.infolist()} == {(20, (1980, 1, 1, 0, 0, 0))}
     loaded = Novelty.load(tmp_path / "one.npz")
     probes = described(9)
     np.testing.assert_array_equal(loaded.distance(probes), novelty.distance(probes))
