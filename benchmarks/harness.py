@@ -165,7 +165,8 @@ def machine() -> str:
     flags = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in information]
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     about = [names[0] if names else platform.processor(), f"{os.cpu_count()} cores", *flags, f"{gigabytes:.0f} GB"]
-    return f"{', '.join(about)}; {platform.system()}, Python {platform.python_version()}"
+    version = ".".join(platform.python_version_tuple()[:2])  # what a patch release mends decides no time
+    return f"{', '.join(about)}; {platform.system()}, Python {version}"
 
 
 def table(quick: bool = False) -> str:
