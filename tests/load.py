@@ -429,7 +429,9 @@ def promote_often(seed: str) -> Iterator[tuple[str, list]]:
             entry = promotion.rollback(NAME, "load", lambda *_: None)
             yield "a rollback", [entry["id"]]
         else:
-            others = {str(version.version) for version in tracking.versions(NAME)} - {present}
+            # One whose registration is still going on is refused, as it should be
+            whole = [version for version in tracking.versions(NAME) if promotion.finished(version)["passed"]]
+            others = {str(version.version) for version in whole} - {present}
             number = int(rng.choice(sorted(others)))
             entry = promotion.promote(NAME, number, params, False, "load", lambda *_: None)
             yield "a promotion", [entry["id"]]
