@@ -211,17 +211,20 @@ def keep_calls(data_set: str, name: str, found: pd.DataFrame) -> None:
 
 def read_of(path: Path, data_set: str) -> pd.DataFrame:
     """What a table of several data sets says of one, as text."""
+    table = read_all(path)
+    return table[table["data_set"] == data_set]
+
+
+def read_all(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=["data_set", "path"])
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table[table["data_set"] == data_set]
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def replace(path: Path, data_set: str, table: pd.DataFrame) -> None:
     """Put a data set's rows in place of those that the table in `path` has; the other data sets' stay."""
-    if path.is_file():
-        before = pd.read_csv(path, dtype=str, keep_default_na=False)
-        table = pd.concat([before[before["data_set"] != data_set], table])
+    before = read_all(path)
+    table = pd.concat([before[before["data_set"] != data_set], table])
     write_csv(path, table.fillna("").sort_values(["data_set", "path"]))
 
 

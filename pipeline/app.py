@@ -37,7 +37,7 @@ from starlette.formparsers import MultiPartParser  # noqa: E402
 import pipeline  # noqa: E402, F401 - makes `busi` importable
 from busi import DISCLAIMER, images, viewing  # noqa: E402
 from busi.layout import CLASSES, IMAGE_SUFFIXES, MALIGNANT  # noqa: E402
-from busi.metrics import wilson  # noqa: E402
+from busi.metrics import plain_share  # noqa: E402
 from busi.serving import MAX_BYTES, read_upload  # noqa: E402
 from pipeline.outputs import StageError  # noqa: E402
 
@@ -450,10 +450,9 @@ def _pieces():
 
 def _interval(metric: Mapping, digits: int = 0) -> str:
     """A share's interval. Where all or none are right the bootstrap's has no width, and Wilson's stands in for it."""
-    low, high = metric["low"], metric["high"]
-    if low == high and metric["n"]:
-        low, high = wilson(round(metric["value"] * metric["n"]), metric["n"], viewing.CONFIDENCE)
-    return f"{low:.{digits}%} to {high:.{digits}%}"
+    if metric["low"] == metric["high"]:
+        metric = plain_share(round(metric["value"] * metric["n"]), metric["n"], viewing.CONFIDENCE)
+    return f"{metric['low']:.{digits}%} to {metric['high']:.{digits}%}"
 
 
 def _commands(text: str) -> Markup:

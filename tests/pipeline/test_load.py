@@ -11,6 +11,7 @@ import time
 import pytest
 
 from pipeline import production, promotion, tracking
+from pipeline.outputs import StageError
 from tests import load
 from tests.pipeline.registry import NAME, promote, working_in
 
@@ -76,16 +77,16 @@ def test_a_reader_waits_for_a_promotion_that_is_under_way_and_not_for_a_killed_o
     thread = threading.Thread(target=promote_slowly)
     thread.start()
     begun.wait()
-    _, production, checks = promotion._verify_moves(NAME)
-    assert production == "1" and all(check["passed"] for check in checks)
+    with promotion.production_files(NAME) as (version, _):
+        assert str(version.version) == "1"
     thread.join()
     if embedded:
         assert not tracking.is_locked()
     else:
         monkeypatch.setattr(promotion, "PATIENCE", 0)  # its age alone says that it was killed
     tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
-    [wrong] = [check["sentence"] for check in promotion._verify_moves(NAME)[2] if not check["passed"]]
-    assert wrong.startswith("a@b began to promote version 2")
+    with pytest.raises(StageError, match="a@b began to promote version 2"), promotion.production_files(NAME):
+        pass
 
 
 def test_of_a_crowd_in_one_store_nothing_is_lost(two):
