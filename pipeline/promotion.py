@@ -339,7 +339,10 @@ def production_stack(entries: Iterable[Mapping]) -> list[str]:
 
 def audit_log(name: str) -> dict[int, dict]:
     """The audit log of a registered model: number to entry, oldest first."""
-    tags = tracking.model_tags(name)
+    return _log_of(tracking.model_tags(name))
+
+
+def _log_of(tags: Mapping[str, str]) -> dict[int, dict]:
     numbers = sorted(int(tag.removeprefix(AUDIT)) for tag in tags if tag.startswith(AUDIT))
     return {number: json.loads(tags[f"{AUDIT}{number:04d}"]) for number in numbers}
 
@@ -440,7 +443,10 @@ def _close(name: str, note: Mapping) -> None:
 
 
 def _notes(name: str) -> dict[str, dict]:
-    tags = tracking.model_tags(name)
+    return _notes_of(tracking.model_tags(name))
+
+
+def _notes_of(tags: Mapping[str, str]) -> dict[str, dict]:
     return {tag: json.loads(value) for tag, value in tags.items() if tag.startswith(NOTE)}
 
 
@@ -501,21 +507,27 @@ def _verify_moves(name: str) -> tuple[dict[int, dict], str | None, list[dict]]:
     """The audit log, the Production version, and what `verify` finds of the moves; one under way is waited for."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        before = tracking.model_tags(name)
-        log, alias = audit_log(name), tracking.production_version(name)
+        tags = tracking.model_tags(name)
+        log, alias = _log_of(tags), tracking.production_version(name)
         checks = [
-            _verify_log(log, _notes(name)),
+            _verify_log(log, _notes_of(tags)),
             _verify_alias(alias, production_stack(log.values())),
             _verify_stages(tracking.stages(name), alias),
         ]
-        # A promotion begins with a note and ends with an entry, both of which are tags. In the embedded store it holds
-        # the lock meanwhile; of a server's clients there is only the note to go by
-        at_it = not tracking.is_embedded() or tracking.is_locked()
-        notes = _notes(name)
-        moving = before != tracking.model_tags(name) or (at_it and any(_age(n) < PATIENCE for n in notes.values()))
-        if not moving or all(check["passed"] for check in checks) or time.monotonic() > deadline:
+        if all(check["passed"] for check in checks) or time.monotonic() > deadline or not _is_moving(name, tags):
             return log, alias, checks
         time.sleep(0.2)
+
+
+def _is_moving(name: str, before: Mapping[str, str]) -> bool:
+    """Whether a promotion is under way, or has been since the model's tags were `before`.
+
+    It begins with a note and ends with an entry, both of which are tags. In the embedded store it holds the lock
+    meanwhile; of a server's clients there is only the note to go by.
+    """
+    at_it = not tracking.is_embedded() or tracking.is_locked()
+    tags = tracking.model_tags(name)
+    return tags != before or (at_it and any(_age(note) < PATIENCE for note in _notes_of(tags).values()))
 
 
 def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> dict:
