@@ -4,7 +4,8 @@ A row is params.yaml with some values changed, trained and tested over the folds
 the same for every row, save those whose point is another way of dividing. Reads `artifacts/validate/manifest.csv`;
 writes reports/results.json, data set by data set and row by row, reports/folds.csv, which says of every image which
 fold tests it, and reports/out_of_fold.csv, what every row called it there. Finished folds are kept below
-.cache/results under a hash of what went in, so that a row that was cut off goes on.
+.cache/results under a hash of what went in, and of the others the last whole epoch, so that a row that was cut off
+goes on.
 
 Minutes are of processor time, of all folds, features included; a network computes on one thread a fold.
 """
@@ -75,6 +76,10 @@ def _network(weights: str, boundary: str = "", **featurize: object) -> dict[str,
 
 RANDOM, ULTRASOUND, IMAGENET = "none", "ultrasound.weights.h5", "densenet121_imagenet_notop.h5"
 LARGE = {"image_size": 224}
+# What deeper training asks for, seen on validation parts: pretrained early layers are lost at the committed rate, and a
+# network from random weights needs longer than the committed patience to come below what its head alone gives
+GENTLE = {"train": {"tail_learning_rate": 1e-4}}
+PATIENT = {"train": {"patience": 30}}
 
 ROWS = {
     "hog": Row("gradients and gray levels, support vector machine, no network", simple="hog"),
@@ -82,17 +87,29 @@ ROWS = {
     "linear-ultrasound": Row("ultrasound weights, pooled features, logistic regression", simple="ultrasound"),
     "random-head": Row("random weights, head only", _network(RANDOM, "levels")),
     "random-tail": Row("random weights, frozen alike", _network(RANDOM)),
-    "random-all": Row("random weights, all layers", _network(RANDOM, "input")),
-    "random-all-224": Row("random weights, all layers, 224 px", _network(RANDOM, "input", **LARGE)),
+    "random-all": Row("random weights, all layers, no early stopping", _network(RANDOM, "input") | PATIENT),
+    "random-all-224": Row(
+        "random weights, all layers, 224 px, no early stopping", _network(RANDOM, "input", **LARGE) | PATIENT
+    ),
     "ultrasound-head": Row("ultrasound weights, head only", _network(ULTRASOUND, "levels")),
     "ultrasound-tail": Row("ultrasound weights, head and last layers, as committed", _network(ULTRASOUND)),
     "ultrasound-tail-224": Row("the same, 224 px", _network(ULTRASOUND, **LARGE)),
     "ultrasound-pool4": Row("ultrasound weights, from pool4", _network(ULTRASOUND, "pool4_pool")),
-    "ultrasound-pool3": Row("ultrasound weights, from pool3", _network(ULTRASOUND, "pool3_pool")),
-    "ultrasound-pool2": Row("ultrasound weights, from pool2", _network(ULTRASOUND, "pool2_pool")),
-    "ultrasound-pool1": Row("ultrasound weights, from pool1", _network(ULTRASOUND, "pool1")),
-    "ultrasound-all": Row("ultrasound weights, all layers", _network(ULTRASOUND, "input")),
-    "ultrasound-all-224": Row("ultrasound weights, all layers, 224 px", _network(ULTRASOUND, "input", **LARGE)),
+    "ultrasound-pool3": Row(
+        "ultrasound weights, from pool3, a fifth of the rate", _network(ULTRASOUND, "pool3_pool") | GENTLE
+    ),
+    "ultrasound-pool2": Row(
+        "ultrasound weights, from pool2, a fifth of the rate", _network(ULTRASOUND, "pool2_pool") | GENTLE
+    ),
+    "ultrasound-pool1": Row(
+        "ultrasound weights, from pool1, a fifth of the rate", _network(ULTRASOUND, "pool1") | GENTLE
+    ),
+    "ultrasound-all": Row(
+        "ultrasound weights, all layers, a fifth of the rate", _network(ULTRASOUND, "input") | GENTLE
+    ),
+    "ultrasound-all-224": Row(
+        "ultrasound weights, all layers, 224 px, a fifth of the rate", _network(ULTRASOUND, "input", **LARGE) | GENTLE
+    ),
     "tail-augmented": Row("ultrasound-tail, six views at test", _network(ULTRASOUND), augmented=True),
     "tail-three-seeds": Row("ultrasound-tail, mean of three seeds", _network(ULTRASOUND), seeds=3),
     "imagenet": Row("ImageNet weights, frozen alike (`make weights` first)", _network(IMAGENET)),
@@ -331,7 +348,8 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
     from busi.training import Recipe, calibrate, examples_from_rows, train
 
     keras.backend.clear_session()
-    start = time.process_time()
+    spent = kept.with_suffix(".seconds.json")  # by a training that was cut off after its last whole epoch
+    start = time.process_time() - (json.loads(spent.read_text()) if spent.is_file() else 0)
     rows = feature_rows(fold[["path", "label"]].assign(part="train"), params.featurize.views)
     array = read_features(features / "features.npy", rows)
     rows["part"] = rows["path"].map(fold.set_index("path")["part"])
@@ -341,7 +359,9 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
     _, tail = cut(model, params.featurize.boundary)
     recipe = Recipe(**params.train.model_dump(exclude={"dropout"}))
     checkpoint = kept.with_suffix(".checkpoint.npz")
-    history = train(tail, examples, recipe, checkpoint, kept.stem, lambda row: None)
+    history = train(
+        tail, examples, recipe, checkpoint, kept.stem, lambda row: write_json(spent, time.process_time() - start)
+    )
     calibrate(tail, examples, recipe.batch_size)
 
     def images() -> Iterator[np.ndarray]:
@@ -355,6 +375,7 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
     with whole_file(kept) as partial, partial.open("wb") as file:
         np.savez(file, probabilities=said, val_accuracy=best["val_accuracy"], seconds=seconds)
     checkpoint.unlink()
+    spent.unlink()
     return seconds
 
 

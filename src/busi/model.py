@@ -123,9 +123,7 @@ def cut(model: keras.Model, boundary: str) -> tuple[keras.Model, keras.Model]:
     if boundary not in names or boundary.startswith(("head", _LEVEL)):
         raise ValueError(f"featurize.boundary: no layer {boundary!r}; {usual}")
     before = _before(model.get_layer(boundary))
-    passed = [model.get_layer(_LEVEL + name) for name in LEVELS if name in before and name != boundary]
-    if boundary == "levels":
-        passed = []
+    passed = [model.get_layer(_LEVEL + name) for name in LEVELS if name in before and boundary not in (name, "levels")]
     frozen = before.union(*map(_before, passed))
     # The cut is clean when only the boundary itself, and levels that are passed on, feed what comes after it
     for operation in model.operations:

@@ -1,5 +1,9 @@
 """Training of the tail on stored features: head first, then the whole tail at a lower rate, then its calibration.
 
+Batch normalisation keeps its statistics and scales, as is usual where few images adapt a network (Keras' guide to
+transfer learning and fine-tuning), save the one in the head. Where it learned too, batches of 32 replaced statistics of
+thousands, and the validation loss rose to several times the head's.
+
 Everything random in an epoch is drawn from (seed, epoch), so a run that was killed and continues from its
 checkpoint takes the same steps as one that was not.
 """
@@ -138,8 +142,9 @@ def _compile(tail: keras.Model, phase: str, recipe: Recipe) -> tuple[Callable, C
     takes seconds.
     """
     for layer in tail.layers:
-        # A layer that is not trainable also runs its batch normalisation in inference mode
-        layer.trainable = phase == "tail" or layer.name.startswith("head")
+        # Batch normalisation that is not trainable also runs in inference mode
+        adapts = phase == "tail" and not isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = adapts or layer.name.startswith("head")
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
     tail.compile(
         optimizer=keras.optimizers.AdamW(recipe.head_learning_rate, weight_decay=recipe.weight_decay, clipnorm=1.0)

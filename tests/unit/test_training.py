@@ -129,6 +129,17 @@ def test_the_head_phase_leaves_the_rest_of_the_tail_alone(examples, tmp_path):
     assert not np.array_equal(tail.get_layer("head").get_weights()[0], before.get_layer("head").get_weights()[0])
 
 
+def test_normalisation_is_left_as_it_is_save_the_heads(examples, tmp_path):
+    learned = [np.full(8, value, np.float32) for value in (1.5, 0.25, 0.1, 2)]  # scale, shift, mean, variance
+    tail = small_tail()
+    tail.get_layer("bn").set_weights(learned)
+    convolution = tail.get_layer("conv5_conv").get_weights()[0]
+    train(tail, examples, RECIPE, tmp_path / "c.npz", "k", lambda row: None)
+    np.testing.assert_array_equal(tail.get_layer("bn").get_weights(), learned)
+    assert np.any(tail.get_layer("head_norm").moving_mean.numpy() != 0)
+    assert np.any(tail.get_layer("conv5_conv").get_weights()[0] != convolution)
+
+
 def test_patience_ends_the_tail_phase(examples, tmp_path):
     # With random validation labels nothing learnt can help
     noise = Examples(*examples.__dict__.values())
