@@ -155,6 +155,7 @@ def _load_alone(loaded: dict, name: str, version: str):
         while any(model() for model in leaving) and time.monotonic() < patience:
             time.sleep(0.05)
         gc.collect()
+        gc.collect()  # what was kept for as long as the model was there: `busi.explain` has such a thing
         found = production.load(name)
         # Here, and not for the first file: compiling takes room too, and several sessions would wait for it
         found.classifier.predict([image_of("Benign phantom")])

@@ -234,15 +234,14 @@ def explained(model, look: Callable, test: pd.DataFrame, manifest: pd.DataFrame,
     Over `EXPLAINED` test images with a lesion at most, or over any where the data set has no masks; then there is only
     a rank correlation. What can't be measured is left out.
     """
-    from busi.explain import evidence_of, randomised
+    from busi.explain import evidence, randomised
 
     with_lesion = np.flatnonzero(manifest["lesion_fraction"] > 0)
     chosen = test.iloc[spread(with_lesion if len(with_lesion) else np.arange(len(test)), EXPLAINED)]
     paths, classes = chosen["path"].tolist(), chosen["label"].tolist()
-    side, evidence = model.input_shape[1], evidence_of(model)
-    learned = evidence_for(paths, classes, side, look, evidence, "heat maps")
+    learned = heat_maps(evidence, model, look, paths, classes, "heat maps")
     with randomised(model, params.seed):
-        random = evidence_for(paths, classes, side, look, evidence, "heat maps, random weights")
+        random = heat_maps(evidence, model, look, paths, classes, "heat maps, random weights")
 
     def mean(values: list, of: np.ndarray | slice = slice(None)) -> dict:
         groups = chosen["duplicate_group"].to_numpy()[of]
@@ -265,25 +264,21 @@ def explained(model, look: Callable, test: pd.DataFrame, manifest: pd.DataFrame,
     }
 
 
-def evidence_for(
-    paths: list[str], classes: list[str], side: int, look: Callable, evidence: Callable, what: str
-) -> np.ndarray:
-    """What speaks for one class of each image by `explain.evidence_of`, float32 (n, h, w), with progress."""
+def heat_maps(function: Callable, model, look: Callable, paths: list[str], classes: list[str], what: str) -> np.ndarray:
+    """A function of `busi.explain` over one class for each image, float32 (n, h, w), with progress."""
     numbers, maps = iter(np.array([CLASSES.index(label) for label in classes])), []
-    for batch in batches_of(paths, side, what):
-        maps.append(evidence(look(batch).levels, np.array(list(islice(numbers, len(batch))))))
+    for batch in batches_of(paths, model.input_shape[1], what):
+        maps.append(function(model, look(batch).levels, np.array(list(islice(numbers, len(batch))))))
     return np.concatenate(maps)
 
 
 def shown(model, look: Callable, predictions: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, list[dict]]:
     """The pictures of the gallery: for each kind of `gallery.choose`, rows as `report.render` takes them."""
-    from busi.explain import evidence_of, heat_map
+    from busi.explain import heat_map
 
     chosen, lesion_of = gallery.choose(predictions), lesion_masks(DATA)
     rows = predictions.iloc[[place for places in chosen.values() for place in places]]
-    paths, classes = rows["path"].tolist(), rows["predicted"].tolist()
-    evidence = evidence_for(paths, classes, model.input_shape[1], look, evidence_of(model), "gallery")
-    heats = iter(heat_map(evidence))
+    heats = iter(heat_maps(heat_map, model, look, rows["path"].tolist(), rows["predicted"].tolist(), "gallery"))
     entries: dict[str, list[dict]] = {kind: [] for kind in chosen}
     for kind, places in chosen.items():
         for place in places:

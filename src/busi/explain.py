@@ -7,8 +7,9 @@ what the level gives to the logit, and the maps of all levels, laid over each ot
 (Grad-CAM takes the gradient's mean over the map, which of a standard deviation is zero.)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -18,47 +19,43 @@ from busi.inference import LEVELS
 
 HEAD = "head"
 
+_READ = WeakKeyDictionary()  # made once a model: Keras keeps some kilobytes of each that is made
 
-def evidence_of(model: keras.Model) -> Callable[[list[np.ndarray], np.ndarray], np.ndarray]:
-    """A function that says what speaks for one class of each image, and what against it.
+
+def heat_map(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
+    """What speaks for one class of each image.
 
     Args:
-        model: as `model.build_model` makes it: feature maps named `LEVELS`, a softmax layer named `HEAD`. The function
-            follows when its weights are set anew.
+        model: as `model.build_model` makes it: feature maps named `LEVELS`, a softmax layer named `HEAD`.
+        levels: float32, each (n, h, w, C), as `inference.compile_pass` gives them.
+        classes: (n,) integers, the class to explain, in the order of `layout.CLASSES`.
 
     Returns:
-        A function of levels, float32, each (n, h, w, C), as `inference.compile_pass` gives them, and of the classes to
-        explain, (n,) integers in the order of `layout.CLASSES`. It gives maps, float32 (n, h, w) of the first level's
-        size, in units of the logit; below 0 is what speaks against the class.
+        float32 (n, h, w) of the first level's size, each map from 0 to 1, where 1 is its peak; all 0 where nothing
+        speaks for the class.
     """
-    head, names = model.get_layer(HEAD), [layer.name for layer in model.layers]
-    inputs = [model.get_layer(name).output for name in LEVELS if name in names]
-    read = keras.Model(inputs if len(inputs) > 1 else inputs[0], head.input)
-
-    def evidence(levels: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
-        maps = [tf.convert_to_tensor(level) for level in levels]
-        with tf.GradientTape() as tape:
-            tape.watch(maps)
-            # The softmax is left out: the gradient of a probability vanishes where the network is sure
-            logits = tf.matmul(read(maps if len(maps) > 1 else maps[0], training=False), head.kernel) + head.bias
-            chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
-        # A model of an earlier version reads its last level alone
-        found = zip(tape.gradient(chosen, maps, unconnected_gradients="zero"), maps, strict=True)
-        return sum(_laid_over(tf.reduce_sum(gradient * level, -1), maps[0].shape[1:3]) for gradient, level in found)
-
-    return evidence
-
-
-def heat_map(evidence: np.ndarray) -> np.ndarray:
-    """What speaks for a class alone, float32 (n, h, w): each map from 0 to 1, where 1 is its peak; all 0 where nothing
-    does.
-
-    Args:
-        evidence: as the function of `evidence_of` gives it.
-    """
-    found = np.maximum(evidence, 0)
+    found = np.maximum(evidence(model, levels, classes), 0)
     peaks = found.max(axis=(1, 2), keepdims=True)
     return np.divide(found, peaks, out=np.zeros_like(found), where=peaks > 0)
+
+
+def evidence(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
+    """The same before it is cut at zero and scaled, float32 (n, h, w): below 0 is what speaks against the class."""
+    head = model.get_layer(HEAD)
+    if model not in _READ:
+        names = [layer.name for layer in model.layers]
+        inputs = [model.get_layer(name).output for name in LEVELS if name in names]
+        _READ[model] = keras.Model(inputs if len(inputs) > 1 else inputs[0], head.input)
+    read = _READ[model]
+    maps = [tf.convert_to_tensor(level) for level in levels]
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        # The softmax is left out: the gradient of a probability vanishes where the network is sure
+        logits = tf.matmul(read(maps if len(maps) > 1 else maps[0], training=False), head.kernel) + head.bias
+        chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
+    # A model of an earlier version reads its last level alone
+    gradients = tape.gradient(chosen, maps, unconnected_gradients="zero")
+    return sum(_laid_over(tf.reduce_sum(g * m, -1), maps[0].shape[1:3]) for g, m in zip(gradients, maps, strict=True))
 
 
 @contextmanager

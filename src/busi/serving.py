@@ -15,7 +15,6 @@ A file that can't be read is a row with its reason like any other; a table that 
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +77,11 @@ class ImageClassifier:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
         image = read_upload(encoded)
         seen = self._look(images.prepare(image, self.size)[np.newaxis])
-        evidence = self._evidence(seen.levels, np.array([CLASSES.index(label)]))
-        return enlarge(heat_map(evidence)[0], *image.size)
+        return enlarge(heat_map(self.model, seen.levels, np.array([CLASSES.index(label)]))[0], *image.size)
 
     def get_raw_model(self) -> "ImageClassifier":
         """What `PyFuncModel.get_raw_model` gives."""
         return self
-
-    @cached_property
-    def _evidence(self):
-        from busi.explain import evidence_of
-
-        return evidence_of(self.model)
 
     def _classify(self, files: list[bytes]) -> list[dict]:
         """A row each of at most `BATCH` files."""

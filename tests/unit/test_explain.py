@@ -41,22 +41,21 @@ def test_the_map_is_of_the_class_that_is_asked_for(bright):
     pixels[0, 8:16, 16:24] = 200
     pixels[1, 24:, :8] = 200
     maps = levels_of(bright, pixels)
-    evidence = explain.evidence_of(bright)
-    heat = explain.heat_map(evidence(maps, np.array([1, 1, 1])))
+    heat = explain.heat_map(bright, maps, np.array([1, 1, 1]))
     assert heat.shape == (3, 4, 4) and heat.dtype == np.float32
     assert [np.unravel_index(one.argmax(), one.shape) for one in heat[:2]] == [(1, 2), (3, 0)]
     assert heat[:2].max(axis=(1, 2)).tolist() == [1, 1] and heat.min() == 0
     assert not heat[2].any()  # nothing is bright
     against = np.array([0, 0, 0])
-    assert not explain.heat_map(evidence(maps, against)).any()
-    np.testing.assert_allclose(evidence(maps, against), -evidence(maps, 1 - against))
+    assert not explain.heat_map(bright, maps, against).any()
+    np.testing.assert_allclose(explain.evidence(bright, maps, against), -explain.evidence(bright, maps, 1 - against))
 
 
 def test_the_maps_of_the_real_network_add_up_to_its_logits(real):
     """The head is linear in means and deviations: what sets two logits apart sets the sums of their maps apart."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.uint8)
-    maps, evidence = levels_of(real, pixels), explain.evidence_of(real)
-    sums = np.stack([evidence(maps, np.full(3, label)).sum(axis=(1, 2)) for label in range(3)], axis=1)
+    maps = levels_of(real, pixels)
+    sums = np.stack([explain.evidence(real, maps, np.full(3, label)).sum(axis=(1, 2)) for label in range(3)], axis=1)
     logits = np.log(np.asarray(real(pixels.astype(np.float32), training=False)))
     apart = (logits[:, :1] - logits[:, 1:]) - (sums[:, :1] - sums[:, 1:])
     np.testing.assert_allclose(apart, np.broadcast_to(apart[0], apart.shape), rtol=1e-3, atol=1e-3)
