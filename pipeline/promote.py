@@ -235,7 +235,8 @@ def _short(tags: Mapping[str, str], field: str) -> str:
 
 
 def _tell(name: str, entry: Mapping) -> None:
-    typer.echo(f"{name} version {entry['to']} is in Production, before it version {entry['from'] or 'none'}")
+    before = f"version {entry['from']}" if entry["from"] else "none"
+    typer.echo(f"{name} version {entry['to']} is in Production, before it {before}")
     typer.echo(f"  programs read it as models:/{name}@production; make rollback goes back")
 
 

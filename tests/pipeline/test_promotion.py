@@ -457,7 +457,7 @@ def test_the_commands_tell_what_a_person_asks(three):
     assert say("list", "--model", "nothing") == "nothing\n  no version; `make run` registers one\n"
     assert "no version has been in Production" in say("history")
     assert "add --yes" in say("promote", code=1)
-    say("promote", 1, "--yes")
+    assert "version 1 is in Production, before it none\n" in say("promote", 1, "--yes")
     assert "version 3 is in Production, before it version 1" in say("promote", "--yes", "--reason", "better")
     shown = say("show", 3)
     for part in ("alias production, stage Production", "of 24 malignant", "data_md5", "reproduce 3", DISCLAIMER):
