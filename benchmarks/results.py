@@ -141,13 +141,10 @@ def main(
     if unknown := [name for name in (*(rows or ()), against) if name not in ROWS]:
         raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
     data_set = lineage.dataset()["name"]
-    os.environ.update(THREADS)  # of the processes that are started below
     for name in rows or ():
         row = ROWS[name]
-        params = changed(read_params(), row.changes)
-        folds = deal(read_manifest(), row.dealt, params)
-        found, took = simple(row, folds) if row.simple else trained(row, params, folds, workers)
-        measured = {"command": f"python -m benchmarks.results {name}", **judge(row, params, folds, found), **took}
+        folds, found, worth = measure(row, changed(read_params(), row.changes), workers)
+        measured = {"command": f"python -m benchmarks.results {name}", **worth}
         if row.dealt == "by group":
             record(folds, data_set)
         keep_calls(data_set, name, found)
@@ -161,6 +158,14 @@ def main(
 
 def read_report() -> dict:
     return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
+
+
+def measure(row: Row, params: Params, workers: int) -> tuple[list[pd.DataFrame], pd.DataFrame, dict]:
+    """A row's folds, its out-of-fold probabilities by path, and its entry in the report."""
+    os.environ.update(THREADS)  # of the processes that train
+    folds = deal(read_manifest(), row.dealt, params)
+    found, took = simple(row, folds) if row.simple else trained(row, params, folds, workers)
+    return folds, found, judge(row, params, folds, found) | took
 
 
 def judge(row: Row, params: Params, folds: list[pd.DataFrame], found: pd.DataFrame) -> dict:

@@ -1,11 +1,13 @@
 """The results' table: every row's parameters are valid, and its folds are dealt as the row says."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks import results
+from benchmarks import dealings, results
 from busi.layout import CLASSES
 from busi.split import QUARANTINE
 from pipeline.params import read_params
@@ -93,3 +95,35 @@ def test_table_shows_what_was_measured_and_how_to_measure_the_rest():
     line = next(line for line in shown if line.startswith("| hog "))
     assert line.count("0.703 (0.660 to 0.742)") == 5 and "+0.012 (-0.020 to +0.050)" in line
     assert all(f"not measured: `make results ROW={name}`" in "\n".join(shown) for name in results.ROWS if name != "hog")
+
+
+def test_a_row_over_several_dealings_is_measured_on_other_folds_each_time(manifest, tmp_path, monkeypatch, capsys):
+    """With a method that is wrong about the first ten images of a class where the first fold tests them."""
+    monkeypatch.setattr(dealings, "REPORT", tmp_path / "dealings.json")
+    monkeypatch.setattr(results, "read_manifest", lambda: manifest)
+    monkeypatch.setattr(dealings.lineage, "dataset", lambda: {"name": "a set"})
+
+    def is_wrong(folds):
+        images = folds[0][folds[0]["part"] != QUARANTINE].set_index("path")
+        return images["label"], images["part"].eq("test") & images.index.str.contains(r"\(\d\)")
+
+    def method(row, folds):
+        labels, wrong = is_wrong(folds)
+        other = labels.map(dict(zip(CLASSES, CLASSES[1:] + CLASSES[:1], strict=True)))
+        return pd.get_dummies(labels.mask(wrong, other))[list(CLASSES)].astype(float), {"minutes": 0.0}
+
+    monkeypatch.setattr(results, "simple", method)
+    dealings.main(["hog", "random-split-hog"], dealings=3, workers=1)
+
+    found = json.loads((tmp_path / "dealings.json").read_text())["a set"]
+    seed = read_params().split.seed
+    assert found["hog"]["split_seeds"] == [seed, seed + 1, seed + 2]
+    assert (found["hog"]["n"], found["random-split-hog"]["n"]) == (56, 60)
+    for name, dealt in (("hog", "by group"), ("random-split-hog", "random")):
+        for number, value in zip(found[name]["split_seeds"], found[name]["accuracy"], strict=True):
+            params = results.changed(read_params(), {"split": {"seed": number}})
+            _, wrong = is_wrong(results.deal(manifest, dealt, params))
+            assert value == pytest.approx(1 - wrong.mean(), abs=1e-6)
+        assert len(set(found[name]["accuracy"])) > 1
+    spread = f"{np.mean(found['hog']['accuracy']):.3f} ± {np.std(found['hog']['accuracy'], ddof=1):.3f}"
+    assert f"| {spread}" in capsys.readouterr().out

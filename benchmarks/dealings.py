@@ -1,0 +1,80 @@
+"""How far a row's figure depends on how the folds were dealt: `python -m benchmarks.dealings ROW...`.
+
+Measures rows of `benchmarks.results` over folds dealt with `split.seed` and with the numbers after it, everything else
+alike; without a row it shows what there is. Writes reports/dealings.json, data set by data set and row by row: accuracy
+and macro AUROC of each dealing.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from tabulate import tabulate
+
+from benchmarks.results import ROWS, changed, measure
+from busi import DISCLAIMER
+from pipeline import lineage
+from pipeline.outputs import StageError, stage, write_json
+from pipeline.params import read_params
+
+REPORT = Path("reports/dealings.json")
+METRICS = ("accuracy", "auroc_macro")
+
+
+def main(
+    rows: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(ROWS)}", show_default=False)] = None,
+    dealings: Annotated[int, typer.Option(min=2, help="How often the folds are dealt")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Folds at the same time")] = 2,
+) -> None:
+    """Measure rows of the results' table over several dealings into folds, on the data set in data/."""
+    if unknown := [name for name in rows or () if name not in ROWS]:
+        raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
+    data_set = lineage.dataset()["name"]
+    for name in rows or ():
+        entry = over_dealings(name, dealings, workers)
+        report = read_report()  # only now: another process may have measured other rows meanwhile
+        report.setdefault(data_set, {})[name] = entry
+        write_json(REPORT, report)
+    print(f"{data_set}\n\n{table(read_report().get(data_set, {}))}\n\n{DISCLAIMER}")
+
+
+def over_dealings(name: str, dealings: int, workers: int) -> dict:
+    """A row's entry in the report: what it is worth over the folds of each of the seeds, in their order."""
+    row, params = ROWS[name], read_params()
+    seeds = list(range(params.split.seed, params.split.seed + dealings))
+    found = []
+    for seed in seeds:
+        _, _, worth = measure(row, changed(changed(params, row.changes), {"split": {"seed": seed}}), workers)
+        found.append(worth)
+        print(f"{name}, split.seed {seed}: accuracy {worth['metrics']['accuracy']['value']:.3f}", flush=True)
+    return {
+        "command": f"python -m benchmarks.dealings {name} --dealings {dealings}",
+        "what": row.what,
+        "split_seeds": seeds,
+        "n": found[0]["metrics"]["accuracy"]["n"],
+        **{metric: [worth["metrics"][metric]["value"] for worth in found] for metric in METRICS},
+        **{key: found[-1][key] for key in ("commit", "machine")},
+    }
+
+
+def read_report() -> dict:
+    return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
+
+
+def table(measured: dict[str, dict]) -> str:
+    """The rows that have been measured, in the order of `ROWS`, as Markdown; ± is the standard deviation (n - 1)."""
+    lines = []
+    for name in (name for name in ROWS if name in measured):
+        entry = measured[name]
+        spreads = [f"{np.mean(entry[metric]):.3f} ± {np.std(entry[metric], ddof=1):.3f}" for metric in METRICS]
+        each = ", ".join(f"{value:.3f}" for value in entry["accuracy"])
+        lines.append([name, entry["what"], *spreads, each, entry["n"]])
+    headers = ["row", "what", "accuracy", "macro AUROC", "accuracy of each dealing", "n of each"]
+    return tabulate(lines, headers=headers, tablefmt="github")
+
+
+if __name__ == "__main__":
+    with stage("dealings"):
+        typer.run(main)
