@@ -112,10 +112,10 @@ crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1
 	@dvc repro validate
 	@python -m pipeline.crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-results: $(ENV) ## Measure rows of docs/results.md on data/: make results ROW='ultrasound-head imagenet'; without ROW, show them
+results: $(ENV) ## Measure rows of docs/results.md: make results ROW='hog imagenet' (DEALINGS=5: the spread); without ROW, show them
 	@python -m pipeline.data
 	@dvc repro validate
-	@python -m benchmarks.results $(ROW)
+	@python -m benchmarks.$(if $(DEALINGS),dealings --dealings $(DEALINGS),results) $(ROW)
 
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
 	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
