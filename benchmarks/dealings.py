@@ -5,7 +5,6 @@ alike; without a row it shows what there is. Writes reports/dealings.json, data 
 and macro AUROC of each dealing.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,10 @@ import numpy as np
 import typer
 from tabulate import tabulate
 
-from benchmarks.results import ROWS, changed, measure
+from benchmarks.results import ROWS, changed, keep, measure, read_report, refuse_unknown
 from busi import DISCLAIMER
 from pipeline import lineage
-from pipeline.outputs import StageError, stage, write_json
+from pipeline.outputs import stage
 from pipeline.params import read_params
 
 REPORT = Path("reports/dealings.json")
@@ -29,15 +28,11 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Folds at the same time")] = 2,
 ) -> None:
     """Measure rows of the results' table over several dealings into folds, on the data set in data/."""
-    if unknown := [name for name in rows or () if name not in ROWS]:
-        raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
+    refuse_unknown(rows or [])
     data_set = lineage.dataset()["name"]
     for name in rows or ():
-        entry = over_dealings(name, dealings, workers)
-        report = read_report()  # only now: another process may have measured other rows meanwhile
-        report.setdefault(data_set, {})[name] = entry
-        write_json(REPORT, report)
-    print(f"{data_set}\n\n{table(read_report().get(data_set, {}))}\n\n{DISCLAIMER}")
+        keep(REPORT, data_set, name, over_dealings(name, dealings, workers))
+    print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}))}\n\n{DISCLAIMER}")
 
 
 def over_dealings(name: str, dealings: int, workers: int) -> dict:
@@ -57,10 +52,6 @@ def over_dealings(name: str, dealings: int, workers: int) -> dict:
         **{metric: [worth["metrics"][metric]["value"] for worth in found] for metric in METRICS},
         **{key: found[-1][key] for key in ("commit", "machine")},
     }
-
-
-def read_report() -> dict:
-    return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
 
 
 def table(measured: dict[str, dict]) -> str:

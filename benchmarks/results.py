@@ -138,8 +138,7 @@ def main(
     against: Annotated[str, typer.Option(help="Row that the others are compared with, image by image")] = "hog",
 ) -> None:
     """Measure rows of the results' table on the data set in data/, and show the table."""
-    if unknown := [name for name in (*(rows or ()), against) if name not in ROWS]:
-        raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
+    refuse_unknown([*(rows or ()), against])
     data_set = lineage.dataset()["name"]
     for name in rows or ():
         row = ROWS[name]
@@ -148,16 +147,27 @@ def main(
         if row.dealt == "by group":
             record(folds, data_set)
         keep_calls(data_set, name, found)
-        report = read_report()  # only now: another process may have measured other rows meanwhile
-        report.setdefault(data_set, {})[name] = measured
-        write_json(REPORT, report)
+        keep(REPORT, data_set, name, measured)
         print(f"{name}: accuracy {shown(measured['metrics']['accuracy'])}, {measured['minutes']} min", flush=True)
     above = compare(read_of(CALLED, data_set), read_of(FOLD_OF, data_set), against, read_params())
-    print(f"{data_set}\n\n{table(read_report().get(data_set, {}), above, against)}\n\n{DISCLAIMER}")
+    print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}), above, against)}\n\n{DISCLAIMER}")
 
 
-def read_report() -> dict:
-    return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
+def refuse_unknown(names: list[str]) -> None:
+    if unknown := [name for name in names if name not in ROWS]:
+        raise StageError(f"no such row: {', '.join(unknown)}\n  there are {', '.join(ROWS)}")
+
+
+def read_report(path: Path) -> dict:
+    """data set -> row -> entry, empty without the file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def keep(path: Path, data_set: str, name: str, entry: dict) -> None:
+    """Put a row's entry into a report, read only now: another process may have measured other rows meanwhile."""
+    report = read_report(path)
+    report.setdefault(data_set, {})[name] = entry
+    write_json(path, report)
 
 
 def measure(row: Row, params: Params, workers: int) -> tuple[list[pd.DataFrame], pd.DataFrame, dict]:
