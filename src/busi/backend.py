@@ -1,5 +1,7 @@
 """Keras and TensorFlow, imported in one place: `from busi.backend import keras, layers, ops, tf`.
 
+With another Keras backend, which pretraining may run on, there is no `tf`.
+
 TensorFlow's C++ part writes to the terminal at import, before its own log levels take effect; that is kept off here.
 And Keras imports scikit-learn and Matplotlib for wrappers and galleries that nothing here uses, where it finds them:
 a third of the seconds that its import takes, so it does not find them.
@@ -38,7 +40,9 @@ def _without(*packages: str) -> Iterator[None]:
 
 with _quiet(), _without("matplotlib", "sklearn"):
     import keras
-    import tensorflow as tf
     from keras import layers, ops
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
 __all__ = ["keras", "layers", "ops", "tf"]

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from busi.backend import keras, tf
-from busi.inference import LEVELS
+from busi.densenet import LEVELS
 
 HEAD = "head"
 

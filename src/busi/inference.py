@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEVELS = ("pool2_pool", "pool3_pool", "pool4_pool", "relu")  # read by the head; the last is DenseNet121's own
+from busi.densenet import LEVELS
+
 DESCRIBED = ("conv1_relu", "pool2_pool")  # with later layers more photographs pass: benchmarks/unknown_input.py
 
 

@@ -26,19 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from busi.backend import keras, layers, ops, tf
-from busi.inference import LEVELS
+from busi.densenet import BOUNDARIES, IMAGENET_FILE, IMAGENET_MD5, IMAGENET_MEAN, IMAGENET_STD, LEVELS
 from busi.layout import CLASSES
-
-# Statistics of ImageNet's training images in 0-1, as keras.applications' "torch" mode applies them to DenseNet
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Published with keras.applications; fetched by `make weights`
-IMAGENET_FILE = "densenet121_imagenet_notop.h5"
-IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
-
-# The usual places to cut at, first to last; `cut` accepts any other layer at which the backbone narrows to one tensor
-BOUNDARIES = ("input", "pool1", "pool2_pool", "pool3_pool", "pool4_pool", "levels")
 
 _LEVEL = "level_"  # names of the layers that hold a level's numbers begin with it
 _LEAST_VARIANCE = 1e-6  # under the square root, whose slope at 0 is infinite: a channel that is dead on an image

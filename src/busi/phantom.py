@@ -230,13 +230,16 @@ def describe(rng: np.random.Generator, label: str) -> dict[str, str]:
     return drawn
 
 
-def render(rng: np.random.Generator, label: str, size: tuple[int, int] | None = None) -> Scan:
+def render(rng: np.random.Generator, label: str, size: tuple[int, int] | None = None, varied: bool = False) -> Scan:
     """One scan without annotations.
 
     Args:
         rng: a PCG64 generator (`np.random.default_rng(seed)`); the scan is a function of its state.
         label: one of `layout.CLASSES`.
         size: width and height of the image in pixels, 64 or more each; None draws about 500 x 500.
+        varied: as patients and scanners vary, for pretraining: a breast full of ligaments, lobules and shadows, a
+            lesion that stands out more or less and may lie anywhere, other fading with depth, dynamic range and
+            smoothing. The embedded data set is not varied.
 
     Raises:
         ValueError: for an unknown label or a size below 64 pixels.
@@ -251,15 +254,17 @@ def render(rng: np.random.Generator, label: str, size: tuple[int, int] | None = 
     columns, rows = width // 2, height * 2 // 3
 
     echo, mirror, absorption = _anatomy(rng, rows, columns)
+    if varied:
+        _clutter(rng, echo, mirror, absorption)
     masks = []
     descriptors: dict[str, str | int | float] = {"lesions": 0}
     if label != "normal":
         drawn = describe(rng, label)
         for number in range(2 if rng.random() < SECOND_LESION else 1):
-            mask = _lesion(rng, label, drawn, number, (height, width), masks)
+            mask = _lesion(rng, label, drawn, number, (height, width), masks, varied)
             if mask is None:
                 break
-            _paint(rng, drawn, mask, echo, mirror, absorption)
+            _paint(rng, drawn, mask, echo, mirror, absorption, varied)
             masks.append(mask)
         (y0, x0, y1, x1) = _box(masks[0])
         descriptors = {
@@ -269,7 +274,7 @@ def render(rng: np.random.Generator, label: str, size: tuple[int, int] | None = 
             "height_fraction": round((y1 - y0) / canvas_height, 4),
         }
 
-    grey = _display(rng, _receive(rng, echo, mirror, absorption))
+    grey = _display(rng, _receive(rng, echo, mirror, absorption), varied)
     image = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BICUBIC))
     frame = ((top, bottom), (left, right))
     return Scan(np.pad(image, frame), [np.pad(mask, frame) for mask in masks], descriptors)
@@ -496,6 +501,36 @@ def _anatomy(rng: np.random.Generator, rows: int, columns: int) -> tuple[np.ndar
     return tuple(np.take_along_axis(part, source, 0) for part in (echo, mirror, absorption))
 
 
+def _clutter(rng: np.random.Generator, echo: np.ndarray, mirror: np.ndarray, absorption: np.ndarray) -> None:
+    """Fill `_anatomy`'s maps, in place, with what a breast has besides its layers."""
+    rows, columns = echo.shape
+    depth = np.arange(rows, dtype=np.int32)[:, None]
+
+    def field(cell_rows: float, cell_columns: float) -> np.ndarray:
+        return _field(rng, rows, columns, max(2, round(cell_rows * rows)), max(2, round(cell_columns * columns)))
+
+    # tissue that is brighter here and darker there
+    echo += (field(_between(rng, 0.12, 0.4), _between(rng, 0.15, 0.5)) - 128) * int(rng.integers(0, 70)) // 128
+    for _ in range(int(rng.integers(0, 6))):
+        _lobule(rng, rows, columns, round(0.04 * rows), round(0.8 * rows), echo)
+    # ligaments and fasciae, each family of them bent and tilted in its own way and only in places
+    for _ in range(int(rng.integers(1, 6))):
+        course = field(_between(rng, 0.025, 0.12), _between(rng, 0.15, 0.8))
+        lines = _threads(course, int(rng.integers(3, 11)), int(rng.integers(30, 96)))
+        lines = np.where(field(0.15, 0.15) > int(rng.integers(40, 150)), lines, 0)
+        tilt = np.arange(columns) * round(_between(rng, -0.25, 0.25) * rows) // columns
+        bend = _curve(rng, columns, int(rng.integers(1, 5)), _between(rng, 0.03, 0.3) * rows) + tilt
+        lines = np.take_along_axis(lines, (depth - bend) % rows, 0)
+        echo += lines * int(rng.integers(100, 257)) // 256
+        np.maximum(mirror, lines * int(rng.integers(0, 200)) // 256, out=mirror)
+    # shadows, and a picture that gets darker with depth
+    for _ in range(int(rng.integers(0, 6))):
+        _cooper_shadow(rng, rows, columns, absorption)
+    streaks = np.clip(_curve(rng, columns, int(rng.integers(3, 14)), 512 * _between(rng, 0.0, 90)), 0, None)
+    absorption += streaks // (2 * rows)
+    absorption += 256 * int(rng.integers(0, 110)) // rows
+
+
 def _lobule(rng: np.random.Generator, rows: int, columns: int, top: int, bottom: int, echo: np.ndarray) -> None:
     """A fat lobule within the gland: oval, no darker than fat, with soft border: what a lesion is mistaken for."""
     wide, high = _between(rng, 0.04, 0.12) * columns, _between(rng, 0.02, 0.06) * rows
@@ -543,10 +578,13 @@ def _lesion(
     number: int,
     size: tuple[int, int],
     others: Sequence[np.ndarray],
+    varied: bool,
 ) -> np.ndarray | None:
     """Outline a lesion where none of `others` is; native mask, or None where no room was found."""
     height, width = size
     small, large = (0.09, 0.18) if label == "benign" else (0.13, 0.26)
+    if varied:
+        small, large = small / 2, large * 1.2
     for _ in range(8):
         half_width = width * (small + (large - small) * rng.random()) * (0.7 if number else 1)
         aspect = {"round": _between(rng, 0.92, 1.08)}.get(
@@ -556,7 +594,7 @@ def _lesion(
         if half_height > 0.24 * height:
             half_width, half_height = half_width * 0.24 * height / half_height, 0.24 * height
         centre = (
-            _between(rng, 0.25, 0.75) * width,
+            (_between(rng, 0.12, 0.88) if varied else _between(rng, 0.25, 0.75)) * width,
             _between(rng, 0.07 * height + half_height, max(0.50 * height, 0.1 * height + half_height)),
         )
         angle = _between(rng, -0.25, 0.25)
@@ -625,12 +663,16 @@ def _paint(
     echo: np.ndarray,
     mirror: np.ndarray,
     absorption: np.ndarray,
+    varied: bool,
 ) -> None:
     """Put a lesion with its descriptors into `_anatomy`'s maps, in place."""
+    # of 256, how much of its difference from the tissue and of its effect behind it is seen
+    contrast = int(rng.integers(72, 257)) if varied else 256
     rows, columns = echo.shape
     body = Image.fromarray(mask).resize((columns, rows), Image.Resampling.BOX)
     sharp = np.asarray(body).astype(np.int32)
-    alpha = _blurred(sharp, {"indistinct": rows / 50, "circumscribed": 0.4}.get(drawn["margin"], 1.2))
+    softness = {"indistinct": rows / 50, "circumscribed": 0.4}.get(drawn["margin"], 1.2)
+    alpha = _blurred(sharp, softness * _between(rng, 0.7, 3.0) if varied else softness)
 
     texture = _field(rng, rows, columns, max(2, rows // 22), max(2, columns // 18)) - 128
     level, spread = {
@@ -641,7 +683,7 @@ def _paint(
         "complex": (_between(rng, -76, -50), 20),
         "heterogeneous": (_between(rng, -68, -42), 62),
     }[drawn["echo_pattern"]]
-    inside = FAT + round(level) + texture * spread // 128
+    inside = FAT + round(level) * contrast // 256 + texture * spread // 128
     if drawn["echo_pattern"] == "complex":
         cyst = np.clip((_field(rng, rows, columns, max(2, rows // 12), max(2, columns // 9)) - 140) * 12, 0, 255)
         inside += (FAT - 130 - inside) * cyst // 255
@@ -665,6 +707,7 @@ def _paint(
     deep = round(_between(rng, 80, 160))
     if kind == "enhancement":
         deep = -round(_between(rng, 30, 58))
+    deep = deep * contrast // 256
     across = np.full(columns, 256, np.int32)
     if kind == "combined":
         _y0, x0, _y1, x1 = _box(sharp)
@@ -709,12 +752,14 @@ def _spread(lost: np.ndarray) -> np.ndarray:
     return ((np.asarray(near) * (256 - depth) + np.asarray(far) * depth) >> 8) - 64
 
 
-def _display(rng: np.random.Generator, level: np.ndarray) -> np.ndarray:
+def _display(rng: np.random.Generator, level: np.ndarray, varied: bool) -> np.ndarray:
     """Map received steps to grey: dynamic range and gain as somebody set them; uint8 (rows, columns)."""
-    span = round(_between(rng, 200, 250))
-    black = FAT - 10 - round(_between(rng, 95, 125)) * span // 256
+    span = round(_between(rng, 160, 340) if varied else _between(rng, 200, 250))
+    black = FAT - 10 - round(_between(rng, 70, 150) if varied else _between(rng, 95, 125)) * span // 256
     grey = np.clip((level - black) * 256 // span, 0, 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(grey).filter(ImageFilter.GaussianBlur(0.6)))
+    return np.asarray(
+        Image.fromarray(grey).filter(ImageFilter.GaussianBlur(_between(rng, 0.4, 1.5) if varied else 0.6))
+    )
 
 
 @cache

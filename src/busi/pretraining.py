@@ -1,79 +1,30 @@
-"""Pretraining of DenseNet121 on phantoms made as it goes: several tasks at once, from the generator's own truth.
+"""The network that is pretrained on phantoms, several tasks at once, and the backbone that is kept of it.
 
-No image is drawn twice. The tasks are the class, each BI-RADS descriptor, and the lesion mask at an eighth of the
-input's resolution, decoded from three feature levels; the decoder and the task heads are thrown away afterwards.
+The tasks are the class, each BI-RADS descriptor, and the lesion mask at an eighth of the input's resolution, decoded
+from three feature levels; the decoder and the task heads are thrown away afterwards. Runs on any Keras backend.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from busi.backend import keras, layers, ops
+from busi.densenet import IMAGENET_MEAN, IMAGENET_STD
 from busi.layout import CLASSES
-from busi.model import IMAGENET_MEAN, IMAGENET_STD
-from busi.phantom import DESCRIPTORS, annotate, render
-from busi.pools import process_pool
+from busi.phantom_stream import TASKS
 
-# Value lists of the tasks; a normal phantom has no lesion and so no descriptors: its weight in those tasks is 0
-TASKS = {
-    name: sorted({value for chances in table.values() for value in chances}) for name, table in DESCRIPTORS.items()
-}
-MASK_STRIDE = 8
 MASK_WEIGHT = 4.0
 DESCRIPTOR_WEIGHT = 0.3
 
 
-class Batch(NamedTuple):
-    pixels: np.ndarray  # uint8 (n, S, S, 3)
-    targets: dict[str, np.ndarray]  # class and descriptors int32 (n,), mask float32 (n, S/8, S/8, 1) in 0-1
-    weights: dict[str, np.ndarray]  # float32 (n,)
-
-
-def example(seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray, dict[str, int], int]:
-    """Phantom `number` of the endless sequence: pixels uint8 (S, S, 3), mask uint8 (S/8, S/8), descriptors, class.
-
-    Classes are equally likely. Native sizes go from 240 to 560 pixels, a fifth carries burnt-in annotations.
-    """
-    rng = np.random.default_rng([seed, number])
-    label = int(rng.integers(len(CLASSES)))
-    native = (int(rng.integers(240, 561)), int(rng.integers(240, 561)))
-    scan = render(rng, CLASSES[label], native)
-    image = annotate(rng, scan.image, scan.masks) if rng.random() < 0.2 else scan.image
-    mask = np.max(scan.masks, axis=0) if scan.masks else np.zeros_like(image)
-
-    # One random window for image and mask, so that they stay aligned
-    grey, cover = (Image.fromarray(layer).resize((size, size), Image.Resampling.BILINEAR) for layer in (image, mask))
-    if rng.random() < 0.5:
-        grey, cover = (layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in (grey, cover))
-    cell = size // MASK_STRIDE
-    cover = np.asarray(cover.resize((cell, cell), Image.Resampling.BOX))
-    pixels = _gain(np.asarray(grey), rng)
-    truth = {name: values.index(scan.descriptors[name]) if scan.masks else 0 for name, values in TASKS.items()}
-    return np.repeat(pixels[..., None], 3, axis=-1), cover, truth, label
-
-
-def stream(seed: int, first: int, batch_size: int, size: int, workers: int) -> Iterator[Batch]:
-    """Batches of the endless sequence from phantom `first` on, rendered ahead in `workers` processes."""
-    with process_pool(workers) as pool:
-        ahead = [pool.submit(_batch, seed, first + i * batch_size, batch_size, size) for i in range(2 * workers)]
-        following = first + len(ahead) * batch_size
-        while True:
-            yield ahead.pop(0).result()
-            ahead.append(pool.submit(_batch, seed, following, batch_size, size))
-            following += batch_size
-
-
 def build_pretrainer() -> tuple[keras.Model, keras.Model]:
-    """(model, backbone): the model from pixels of any size to all tasks, and the DenseNet121 inside it."""
+    """(model, backbone): the model from pixels (n, S, S, 1) in 0-255 to all tasks, and the DenseNet121 inside it."""
     backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(None, None, 3))
-    pixels = keras.Input((None, None, 3))
+    pixels = keras.Input((None, None, 1))
     scaled = layers.Normalization(
         mean=[255 * m for m in IMAGENET_MEAN], variance=[(255 * s) ** 2 for s in IMAGENET_STD]
-    )(pixels)
+    )(layers.Concatenate()([pixels, pixels, pixels]))
     levels = keras.Model(
         backbone.input,
         [backbone.get_layer(name).output for name in ("pool3_conv", "pool4_conv", "relu")],
@@ -120,21 +71,6 @@ def export_backbone(backbone: keras.Model, path: Path) -> None:
         for attribute, value in source.attrs.items():
             target.attrs[attribute] = value
     whole.unlink()
-
-
-def _batch(seed: int, first: int, count: int, size: int) -> Batch:
-    pixels, masks, truths, labels = zip(*(example(seed, first + i, size) for i in range(count)), strict=True)
-    label = np.array(labels, np.int32)
-    lesion = (label != CLASSES.index("normal")).astype(np.float32)
-    targets = {name: np.array([truth[name] for truth in truths], np.int32) for name in TASKS}
-    targets |= {"class": label, "mask": np.stack(masks)[..., None].astype(np.float32) / 255}
-    weights = dict.fromkeys(TASKS, lesion) | {"class": np.ones(count, np.float32), "mask": np.ones(count, np.float32)}
-    return Batch(np.stack(pixels), targets, weights)
-
-
-def _gain(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    changed = (grey.astype(np.float32) - 64) * rng.uniform(0.7, 1.3) + 64 + rng.uniform(-25, 25)
-    return np.where(grey > 2, np.clip(changed, 0, 255), grey).astype(np.uint8)
 
 
 def _mask_loss(truth, predicted):

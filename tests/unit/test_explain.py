@@ -5,7 +5,7 @@ import pytest
 
 from busi import explain, model
 from busi.backend import keras, layers
-from busi.inference import LEVELS
+from busi.densenet import LEVELS
 
 SIZE = 64  # levels of 8 x 8, 4 x 4, and twice 2 x 2
 

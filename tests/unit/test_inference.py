@@ -5,7 +5,8 @@ import pytest
 
 from busi import model as network
 from busi.backend import keras
-from busi.inference import DESCRIBED, LEVELS, compile_description, compile_pass
+from busi.densenet import LEVELS
+from busi.inference import DESCRIBED, compile_description, compile_pass
 
 SIZE = 32
 
