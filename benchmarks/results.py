@@ -52,8 +52,8 @@ FOLDS = 5
 ZOOMS = (1.0, 0.9, 1.1)  # of test-time augmentation, each as it is and mirrored
 CODE = (
     "pipeline/featurize.py", "src/busi/augment.py", "src/busi/backend.py", "src/busi/calibration.py",
-    "src/busi/features.py", "src/busi/images.py", "src/busi/inference.py", "src/busi/model.py", "src/busi/split.py",
-    "src/busi/training.py",
+    "src/busi/densenet.py", "src/busi/features.py", "src/busi/images.py", "src/busi/model.py",
+    "src/busi/split.py", "src/busi/training.py",
 )  # fmt: skip
 
 

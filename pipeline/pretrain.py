@@ -34,7 +34,7 @@ CHECKPOINT_EVERY = 60  # seconds
 
 
 def main(
-    steps: int = typer.Option(2200, help=f"Optimiser steps in all, {PHANTOMS} new phantoms each."),
+    steps: int = typer.Option(1522, help=f"Optimiser steps in all, {PHANTOMS} new phantoms each."),
     learning_rate: float = typer.Option(1.5e-3, help="Peak of the schedule: linear warm-up, then cosine to zero."),
     seed: int = typer.Option(6, help="Of the sequence of phantoms and of the initial weights."),
     workers: int = typer.Option(2, help="Processes that render phantoms."),

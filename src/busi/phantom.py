@@ -671,8 +671,7 @@ def _paint(
     rows, columns = echo.shape
     body = Image.fromarray(mask).resize((columns, rows), Image.Resampling.BOX)
     sharp = np.asarray(body).astype(np.int32)
-    softness = {"indistinct": rows / 50, "circumscribed": 0.4}.get(drawn["margin"], 1.2)
-    alpha = _blurred(sharp, softness * _between(rng, 0.7, 3.0) if varied else softness)
+    alpha = _blurred(sharp, {"indistinct": rows / 50, "circumscribed": 0.4}.get(drawn["margin"], 1.2))
 
     texture = _field(rng, rows, columns, max(2, rows // 22), max(2, columns // 18)) - 128
     level, spread = {
