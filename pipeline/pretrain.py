@@ -34,7 +34,7 @@ CHECKPOINT_EVERY = 60  # seconds
 
 
 def main(
-    steps: int = typer.Option(1522, help=f"Optimiser steps in all, {PHANTOMS} new phantoms each."),
+    steps: int = typer.Option(1521, help=f"Optimiser steps in all, {PHANTOMS} new phantoms each."),
     learning_rate: float = typer.Option(1.5e-3, help="Peak of the schedule: linear warm-up, then cosine to zero."),
     seed: int = typer.Option(6, help="Of the sequence of phantoms and of the initial weights."),
     workers: int = typer.Option(2, help="Processes that render phantoms."),
@@ -43,7 +43,7 @@ def main(
     """Pretrain DenseNet121 on phantoms and export the backbone."""
     from busi.backend import keras
     from busi.phantom_stream import stream
-    from busi.pretraining import build_pretrainer, compile_pretrainer, export_backbone
+    from busi.pretraining import build_pretrainer, compile_pretrainer, export_backbone, train_step
 
     keras.utils.set_random_seed(seed)
     model, backbone = build_pretrainer()
@@ -67,11 +67,9 @@ def main(
         tqdm(total=steps, initial=state["step"], unit="step", mininterval=5) as bar,
     ):
         while state["step"] < steps:
-            batch = next(batches)
             rate = learning_rate * 0.5 * (1 + math.cos(math.pi * state["step"] / steps))
             model.optimizer.learning_rate.assign(rate * min(1, (state["step"] + 1) / WARM_UP))
-            pixels = batch.pixels.astype(np.float32)
-            result = model.train_on_batch(pixels, batch.targets, batch.weights, return_dict=True)
+            result = train_step(model, next(batches))
             recent.append([float(result["loss"]), float(result["class_accuracy"])])
             state["step"] += 1
             bar.update()

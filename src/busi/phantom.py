@@ -108,12 +108,15 @@ class Scan(NamedTuple):
 
     `image` is uint8 (height, width), 0-255. `masks` holds one uint8 (height, width) array of 0 and 255 a lesion, none
     for a normal scan. `descriptors` has `lesions` (their number) and, with a lesion, the keys of `DESCRIPTORS`, and
-    `width_fraction` and `height_fraction`, the first lesion's size over the image's.
+    `width_fraction` and `height_fraction`, the first lesion's size over the image's. `echogenicity`, uint8 (height,
+    width), is how strongly the tissue scatters, before speckle, absorption and gain: 128 is fat, a grey level is half a
+    decibel, 0 is no tissue.
     """
 
     image: np.ndarray
     masks: list[np.ndarray]
     descriptors: dict[str, str | int | float]
+    echogenicity: np.ndarray
 
 
 class Copy(NamedTuple):
@@ -276,8 +279,10 @@ def render(rng: np.random.Generator, label: str, size: tuple[int, int] | None = 
 
     grey = _display(rng, _receive(rng, echo, mirror, absorption), varied)
     image = np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BICUBIC))
+    tissue = Image.fromarray(np.clip(128 + (echo - FAT) // 2, 1, 255).astype(np.uint8))
+    tissue = np.asarray(tissue.resize((width, height), Image.Resampling.NEAREST))
     frame = ((top, bottom), (left, right))
-    return Scan(np.pad(image, frame), [np.pad(mask, frame) for mask in masks], descriptors)
+    return Scan(np.pad(image, frame), [np.pad(mask, frame) for mask in masks], descriptors, np.pad(tissue, frame))
 
 
 def speckle(

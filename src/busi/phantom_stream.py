@@ -1,10 +1,10 @@
 """The endless sequence of phantoms that pretraining learns from: varied ones, with the generator's own truth.
 
-Without Keras, as the processes that render import it. No phantom comes twice; each is shown in a window of its own,
-mirrored or not, with some gain and gamma.
+Without Keras, as the processes that render import it. No phantom comes twice; each is shown in two views, each in a
+window of its own, mirrored or not, with its own gain and gamma.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from busi.pools import process_pool
 TASKS = {
     name: sorted({value for chances in table.values() for value in chances}) for name, table in DESCRIPTORS.items()
 }
-MASK_STRIDE = 8
+STRIDE = 8  # of the pictures that are targets
+VIEWS = 2
 NATIVE = (200, 440)  # least and most pixels a side before the view is taken
 ANNOTATED = 0.25
 MAX_CROP = 0.25  # of the side, and never into a lesion
@@ -26,16 +27,19 @@ AHEAD = 40  # batches rendered ahead, a process: a compiler keeps the first step
 
 
 class Example(NamedTuple):
-    pixels: np.ndarray  # uint8 (S, S)
-    cover: np.ndarray  # of the lesions, uint8 (S/8, S/8), 0-255
+    pixels: np.ndarray  # uint8 (VIEWS, S, S)
+    cover: np.ndarray  # of the lesions, uint8 (VIEWS, S/8, S/8), 0-255
+    echogenicity: np.ndarray  # uint8 (VIEWS, S/8, S/8), as in `phantom.Scan`
     truth: dict[str, int]  # task -> index into its values
     label: int  # index into `layout.CLASSES`
 
 
 class Batch(NamedTuple):
-    pixels: np.ndarray  # uint8 (n, S, S, 1)
-    targets: dict[str, np.ndarray]  # class and descriptors int32 (n,), mask float32 (n, S/8, S/8, 1) in 0-1
-    weights: dict[str, np.ndarray]  # float32 (n,)
+    """Of n phantoms 2 n images: the first views of all of them before the second ones."""
+
+    pixels: np.ndarray  # uint8 (2 n, S, S, 1)
+    targets: dict[str, np.ndarray]  # class and descriptors int32 (2 n,), pictures float32 (2 n, S/8, S/8, 1)
+    weights: dict[str, np.ndarray]  # float32 (2 n,)
 
 
 def example(seed: int, number: int, size: int) -> Example:
@@ -47,7 +51,8 @@ def example(seed: int, number: int, size: int) -> Example:
     if rng.random() < ANNOTATED:
         scan = scan._replace(image=annotate(rng, scan.image, scan.masks))
     truth = {name: values.index(scan.descriptors[name]) if scan.masks else 0 for name, values in TASKS.items()}
-    return Example(*_view(rng, scan, size), truth, label)
+    views = [_view(rng, scan, size) for _ in range(VIEWS)]
+    return Example(*map(np.stack, zip(*views, strict=True)), truth, label)
 
 
 def stream(seed: int, first: int, count: int, size: int, workers: int) -> Iterator[Batch]:
@@ -64,16 +69,24 @@ def stream(seed: int, first: int, count: int, size: int, workers: int) -> Iterat
 def batch(seed: int, first: int, count: int, size: int) -> Batch:
     """The batch of phantoms `first` to `first + count - 1`."""
     examples = [example(seed, first + i, size) for i in range(count)]
-    label = np.array([one.label for one in examples], np.int32)
-    targets = {name: np.array([one.truth[name] for one in examples], np.int32) for name in TASKS}
-    targets |= {"class": label, "mask": np.stack([one.cover for one in examples])[..., None].astype(np.float32) / 255}
-    lesion = (label != CLASSES.index("normal")).astype(np.float32)
-    weights = dict.fromkeys(TASKS, lesion) | dict.fromkeys(("class", "mask"), np.ones(count, np.float32))
-    return Batch(np.stack([one.pixels for one in examples])[..., None], targets, weights)
+
+    def numbers(of_one: Iterable[int]) -> np.ndarray:
+        return np.tile(np.array(list(of_one), np.int32), VIEWS)
+
+    def pictures(name: str) -> np.ndarray:
+        return np.concatenate(np.stack([getattr(one, name) for one in examples], axis=1))[..., None]
+
+    label = numbers(one.label for one in examples)
+    targets = {name: numbers(one.truth[name] for one in examples) for name in TASKS}
+    targets |= {"class": label, "mask": pictures("cover").astype(np.float32) / 255}
+    targets |= {"echogenicity": pictures("echogenicity").astype(np.float32)}
+    lesion, everywhere = (label != CLASSES.index("normal")).astype(np.float32), np.ones(len(label), np.float32)
+    weights = dict.fromkeys(targets, everywhere) | dict.fromkeys(TASKS, lesion)
+    return Batch(pictures("pixels"), targets, weights)
 
 
-def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A window of a scan as some scanner would show it, uint8 (size, size), and the lesions' cover there."""
+def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A window of a scan as some scanner would show it, and the lesions' cover and the echogenicity there."""
     height, width = scan.image.shape
     mask = np.max(scan.masks, axis=0) if scan.masks else np.zeros_like(scan.image)
     # left, top, right and bottom of what the window keeps
@@ -84,14 +97,15 @@ def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, 
         for most, side in zip(room, (width, height, width, height), strict=True)
     ]
     window = (cut[0], cut[1], width - cut[2], height - cut[3])
-    grey, cover = (
+    layers = [
         Image.fromarray(layer).resize((size, size), Image.Resampling.BILINEAR, window, reducing_gap=2.0)
-        for layer in (scan.image, mask)
-    )
+        for layer in (scan.image, mask, scan.echogenicity)
+    ]
     if rng.random() < 0.5:
-        grey, cover = (layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in (grey, cover))
-    cell = size // MASK_STRIDE
-    return _shown(np.asarray(grey), rng), np.asarray(cover.resize((cell, cell), Image.Resampling.BOX))
+        layers = [layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in layers]
+    grey, *truth = layers
+    cells = (size // STRIDE, size // STRIDE)
+    return _shown(np.asarray(grey), rng), *(np.asarray(layer.resize(cells, Image.Resampling.BOX)) for layer in truth)
 
 
 def _shown(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The network that is pretrained on phantoms, several tasks at once, and the backbone that is kept of it.
 
-The tasks are the class, each BI-RADS descriptor, and the lesion mask at an eighth of the input's resolution, decoded
-from three feature levels; the decoder and the task heads are thrown away afterwards. Runs on any Keras backend.
+The tasks are the class and each BI-RADS descriptor; at an eighth of the input's resolution, decoded from three feature
+levels, the lesion mask and the tissue's echogenicity, which is the image without its speckle, shadows and gain; and one
+that needs no truth, that two views of one phantom are described alike (VICReg: Bardes, Ponce & LeCun, ICLR 2022). The
+decoder and the heads are thrown away afterwards. Runs on any Keras backend.
 """
 
 from pathlib import Path
@@ -12,10 +14,15 @@ import numpy as np
 from busi.backend import keras, layers, ops
 from busi.densenet import IMAGENET_MEAN, IMAGENET_STD
 from busi.layout import CLASSES
-from busi.phantom_stream import TASKS
+from busi.phantom_stream import TASKS, Batch
 
 MASK_WEIGHT = 4.0
+ECHOGENICITY_WEIGHT = 2.0
 DESCRIPTOR_WEIGHT = 0.3
+VIEWS_WEIGHT = 0.03
+VIEWS = "views"  # the output that describes a view
+DESCRIPTION = 256  # numbers a view
+INVARIANCE, VARIANCE, COVARIANCE = 25.0, 12.5, 0.5  # weights within VICReg, the last two for each of the two views
 
 
 def build_pretrainer() -> tuple[keras.Model, keras.Model]:
@@ -36,18 +43,31 @@ def build_pretrainer() -> tuple[keras.Model, keras.Model]:
         decoded = decoded + layers.UpSampling2D(scale)(layers.Conv2D(48, 1)(level))
     decoded = layers.Conv2D(48, 3, padding="same", activation="relu")(layers.Activation("relu")(decoded))
     outputs = {"mask": layers.Conv2D(1, 1, activation="sigmoid", name="mask", dtype="float32")(decoded)}
+    outputs["echogenicity"] = layers.Conv2D(1, 1, name="echogenicity", dtype="float32")(decoded)
     pooled = layers.GlobalAveragePooling2D()(last)
     outputs["class"] = layers.Dense(len(CLASSES), activation="softmax", name="class")(pooled)
     for name, values in TASKS.items():
         outputs[name] = layers.Dense(len(values), activation="softmax", name=name)(pooled)
+    expanded = layers.ReLU()(layers.BatchNormalization()(layers.Dense(DESCRIPTION)(pooled)))
+    outputs[VIEWS] = layers.Dense(DESCRIPTION, name=VIEWS)(expanded)
     return keras.Model(pixels, outputs), backbone
 
 
 def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
-    losses = dict.fromkeys(("class", *TASKS), "sparse_categorical_crossentropy") | {"mask": _mask_loss}
-    weights = {"class": 1.0, "mask": MASK_WEIGHT} | dict.fromkeys(TASKS, DESCRIPTOR_WEIGHT)
+    losses = dict.fromkeys(("class", *TASKS), "sparse_categorical_crossentropy")
+    losses |= {"mask": _mask_loss, "echogenicity": _echogenicity_loss, VIEWS: _views_loss}
+    weights = {"class": 1.0, "mask": MASK_WEIGHT, "echogenicity": ECHOGENICITY_WEIGHT, VIEWS: VIEWS_WEIGHT}
+    weights |= dict.fromkeys(TASKS, DESCRIPTOR_WEIGHT)
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
     model.compile(optimizer, losses, loss_weights=weights, weighted_metrics={"class": ["accuracy"]})
+
+
+def train_step(model: keras.Model, batch: Batch) -> dict[str, float]:
+    """One step of the optimiser; the loss of each task, their weighted sum `loss` and `class_accuracy`."""
+    count = len(batch.pixels)
+    targets = batch.targets | {VIEWS: np.zeros((count, DESCRIPTION), np.float32)}  # it has no truth
+    weights = batch.weights | {VIEWS: np.ones(count, np.float32)}
+    return model.train_on_batch(batch.pixels.astype(np.float32), targets, weights, return_dict=True)
 
 
 def export_backbone(backbone: keras.Model, path: Path) -> None:
@@ -80,3 +100,24 @@ def _mask_loss(truth, predicted):
     overlap = ops.sum(truth * predicted, axis=(1, 2, 3))
     dice = 1 - (2 * overlap + 1) / (ops.sum(truth, axis=(1, 2, 3)) + ops.sum(predicted, axis=(1, 2, 3)) + 1)
     return 0.5 * cross + 0.5 * dice
+
+
+def _echogenicity_loss(truth, predicted):
+    """Mean absolute difference where there is tissue, in units of 30 dB; one value an image."""
+    tissue = ops.cast(truth > 14, "float32")  # a cell at the border is part tissue, part nothing
+    off = ops.abs((truth - 128) / 60 - predicted) * tissue
+    return ops.sum(off, axis=(1, 2, 3)) / (ops.sum(tissue, axis=(1, 2, 3)) + 1)
+
+
+def _views_loss(_truth, described):
+    """VICReg over a batch, the same value for each image; `described` is (2 n, d), first views before second ones."""
+    count = ops.shape(described)[0] // 2
+    first, second = described[:count], described[count:]
+    loss = INVARIANCE * ops.mean(ops.square(first - second))
+    for view in (first, second):
+        centred = view - ops.mean(view, axis=0, keepdims=True)
+        covariance = ops.matmul(ops.transpose(centred), centred) / (ops.cast(count, "float32") - 1)
+        variances = ops.diagonal(covariance)
+        between = ops.sum(ops.square(covariance)) - ops.sum(ops.square(variances))
+        loss += VARIANCE * ops.mean(ops.relu(1 - ops.sqrt(variances + 1e-4))) + COVARIANCE * between / DESCRIPTION
+    return loss * ops.ones((2 * count,))

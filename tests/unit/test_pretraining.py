@@ -7,36 +7,41 @@ import numpy as np
 from busi import model as network
 from busi.backend import keras
 from busi.layout import CLASSES
-from busi.phantom_stream import MASK_STRIDE, TASKS, batch, example, stream
-from busi.pretraining import build_pretrainer, compile_pretrainer, export_backbone
+from busi.phantom_stream import STRIDE, TASKS, VIEWS, batch, example, stream
+from busi.pretraining import build_pretrainer, compile_pretrainer, export_backbone, train_step
 
 
 def test_an_example_depends_on_seed_and_number_only():
     first, again, other = example(3, 8, 64), example(3, 8, 64), example(3, 9, 64)
-    np.testing.assert_array_equal(first.pixels, again.pixels)
-    np.testing.assert_array_equal(first.cover, again.cover)
-    assert first[2:] == again[2:]
+    for name in ("pixels", "cover", "echogenicity"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    assert (first.truth, first.label) == (again.truth, again.label)
     assert not np.array_equal(first.pixels, other.pixels)
+    assert not np.array_equal(first.pixels[0], first.pixels[1])
 
 
-def test_a_batch_carries_pixels_masks_and_weights_that_fit():
+def test_a_batch_carries_pixels_pictures_and_weights_that_fit():
     found = batch(seed=3, first=0, count=24, size=64)
-    assert found.pixels.shape == (24, 64, 64, 1)
+    count, side = 24 * VIEWS, 64 // STRIDE
+    assert found.pixels.shape == (count, 64, 64, 1)
     assert found.pixels.dtype == np.uint8
-    assert found.targets["mask"].shape == (24, 64 // MASK_STRIDE, 64 // MASK_STRIDE, 1)
-    assert set(found.targets) == set(found.weights) == {"class", "mask", *TASKS}
+    assert set(found.targets) == set(found.weights) == {"class", "mask", "echogenicity", *TASKS}
     normal = found.targets["class"] == CLASSES.index("normal")
-    assert 0 < normal.sum() < 24
-    covered = found.targets["mask"].reshape(24, -1).sum(axis=1)
+    assert 0 < normal.sum() < count
+    covered = found.targets["mask"].reshape(count, side * side).sum(axis=1)
     assert (covered[normal] == 0).all()
     assert (covered[~normal] > 0).all()
+    tissue = found.targets["echogenicity"].reshape(count, side * side)
+    assert 0 <= tissue.min() < tissue.max() <= 255
+    assert (tissue.mean(axis=1) > 64).all()
     for name, values in TASKS.items():
         assert found.targets[name].max() < len(values)
         np.testing.assert_array_equal(found.weights[name] == 0, normal)
-    for number in (0, 5, 23):
+    for number in (0, 5, 23):  # the views of a phantom stand a batch's phantoms apart
         one = example(3, number, 64)
-        np.testing.assert_array_equal(found.pixels[number, ..., 0], one.pixels)
-        assert found.targets["class"][number] == one.label
+        for view in range(VIEWS):
+            np.testing.assert_array_equal(found.pixels[number + 24 * view, ..., 0], one.pixels[view])
+            assert found.targets["class"][number + 24 * view] == one.label
 
 
 def test_a_stream_goes_on_where_another_was_left():
@@ -52,7 +57,7 @@ def test_every_task_is_learnt_from_a_step():
     compile_pretrainer(model, 1e-3)
     found = batch(seed=3, first=0, count=6, size=32)
     before = [value.copy() for value in model.get_weights()]
-    result = model.train_on_batch(found.pixels.astype(np.float32), found.targets, found.weights, return_dict=True)
+    result = train_step(model, found)
     assert np.isfinite(result["loss"])
     changed = [not np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True)]
     assert all(changed)
