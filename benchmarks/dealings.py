@@ -5,6 +5,7 @@ alike; without a row it shows what there is. Writes reports/dealings.json, data 
 and macro AUROC of each dealing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,13 +27,14 @@ def main(
     rows: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(ROWS)}", show_default=False)] = None,
     dealings: Annotated[int, typer.Option(min=2, help="How often the folds are dealt")] = 5,
     workers: Annotated[int, typer.Option(min=1, help="Folds at the same time")] = 2,
+    against: Annotated[str, typer.Option(help="Row that the others are compared with, dealing by dealing")] = "hog",
 ) -> None:
     """Measure rows of the results' table over several dealings into folds, on the data set in data/."""
-    refuse_unknown(rows or [])
+    refuse_unknown([*(rows or ()), against])
     data_set = lineage.dataset()["name"]
     for name in rows or ():
         keep(REPORT, data_set, name, over_dealings(name, dealings, workers))
-    print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}))}\n\n{DISCLAIMER}")
+    print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}), against)}\n\n{DISCLAIMER}")
 
 
 def over_dealings(name: str, dealings: int, workers: int) -> dict:
@@ -54,16 +56,28 @@ def over_dealings(name: str, dealings: int, workers: int) -> dict:
     }
 
 
-def table(measured: dict[str, dict]) -> str:
-    """The rows that have been measured, in the order of `ROWS`, as Markdown; ± is the standard deviation (n - 1)."""
+def table(measured: dict[str, dict], against: str) -> str:
+    """The rows that have been measured, in the order of `ROWS`, as Markdown; ± is the standard deviation (n - 1).
+
+    The last columns say by how much a row's accuracy is above that of the row `against` over the same seeds, and over
+    how many of them it is.
+    """
     lines = []
     for name in (name for name in ROWS if name in measured):
         entry = measured[name]
-        spreads = [f"{np.mean(entry[metric]):.3f} ± {np.std(entry[metric], ddof=1):.3f}" for metric in METRICS]
         each = ", ".join(f"{value:.3f}" for value in entry["accuracy"])
-        lines.append([name, entry["what"], *spreads, each, entry["n"]])
+        above = ["–", "–"]
+        if against in measured and name != against and entry["split_seeds"] == measured[against]["split_seeds"]:
+            differences = np.subtract(entry["accuracy"], measured[against]["accuracy"])
+            above = [spread(differences, "+"), f"{np.sum(differences > 0)} of {len(differences)}"]
+        spreads = [spread(entry[metric]) for metric in METRICS]
+        lines.append([name, entry["what"], *spreads, each, entry["n"], *above])
     headers = ["row", "what", "accuracy", "macro AUROC", "accuracy of each dealing", "n of each"]
-    return tabulate(lines, headers=headers, tablefmt="github")
+    return tabulate(lines, headers=[*headers, f"above {against}", "on"], tablefmt="github")
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    return f"{np.mean(values):{sign}.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 if __name__ == "__main__":

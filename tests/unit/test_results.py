@@ -1,6 +1,7 @@
 """The results' table: every row's parameters are valid, and its folds are dealt as the row says."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -126,4 +127,8 @@ def test_a_row_over_several_dealings_is_measured_on_other_folds_each_time(manife
             assert value == pytest.approx(1 - wrong.mean(), abs=1e-6)
         assert len(set(found[name]["accuracy"])) > 1
     spread = f"{np.mean(found['hog']['accuracy']):.3f} ± {np.std(found['hog']['accuracy'], ddof=1):.3f}"
-    assert f"| {spread}" in capsys.readouterr().out
+    above = np.subtract(found["random-split-hog"]["accuracy"], found["hog"]["accuracy"])
+    compared = f"{above.mean():+.3f} ± {above.std(ddof=1):.3f} | {(above > 0).sum()} of 3"
+    table = capsys.readouterr().out
+    assert f"| {spread}" in table
+    assert compared in re.sub(" +", " ", table)
