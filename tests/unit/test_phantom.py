@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from busi import phantom
 from busi.layout import CLASSES, parse_name
@@ -219,25 +219,44 @@ def test_chances_add_up(name):
         assert sum(chances.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("varied", [False, True])
 @pytest.mark.parametrize("label", CLASSES)
-def test_render_gives_what_it_promises(label):
+def test_render_gives_what_it_promises(label, varied):
     seconds = 0
     for seed in range(12):
-        scan = phantom.render(np.random.default_rng(seed), label)
+        scan = phantom.render(np.random.default_rng(seed), label, varied=varied)
         assert scan.image.dtype == np.uint8
         assert 350 <= scan.image.shape[0] <= 600
         assert 380 <= scan.image.shape[1] <= 700
-        assert 20 < scan.image.mean() < 150
+        assert (5 if varied else 20) < scan.image.mean() < (190 if varied else 150)
+        assert (scan.echogenicity.dtype, scan.echogenicity.shape) == (np.uint8, scan.image.shape)
+        assert (scan.image[scan.echogenicity == 0] == 0).all()  # no tissue, no picture
         assert (scan.image == 255).mean() < 0.2
         assert len(scan.masks) == scan.descriptors["lesions"]
         assert bool(scan.masks) == (label != "normal")
         for mask in scan.masks:
             assert mask.shape == scan.image.shape
             assert set(np.unique(mask)) == {0, 255}
-            assert 0.003 < mask.astype(bool).mean() < 0.5
+            assert (0.001 if varied else 0.003) < mask.astype(bool).mean() < 0.5
         seconds += len(scan.masks) == 2
         assert len(scan.masks) < 2 or not (scan.masks[0] & scan.masks[1]).any()
     assert seconds < 6
+
+
+def test_varied_scans_vary_more():
+    """In brightness, and their lesions stand out less."""
+
+    def contrast(scan):
+        mask = scan.masks[0] > 0
+        around = (np.asarray(Image.fromarray(scan.masks[0]).filter(ImageFilter.MaxFilter(25))) > 0) & ~mask
+        return scan.image[around].mean() - scan.image[mask].mean()
+
+    def drawn(varied):
+        return [phantom.render(np.random.default_rng(seed), "malignant", (300, 300), varied) for seed in range(40)]
+
+    usual, varied = drawn(False), drawn(True)
+    assert np.std([s.image.mean() for s in varied]) > 1.25 * np.std([s.image.mean() for s in usual])
+    assert np.mean([contrast(s) for s in varied]) < 0.85 * np.mean([contrast(s) for s in usual])
 
 
 def test_lesions_look_as_described():
