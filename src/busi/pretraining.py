@@ -60,6 +60,7 @@ def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
     weights |= dict.fromkeys(TASKS, DESCRIPTOR_WEIGHT)
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
     model.compile(optimizer, losses, loss_weights=weights, weighted_metrics={"class": ["accuracy"]})
+    optimizer.build(model.trainable_variables)  # so that `load_weights` has variables to load its moments into
 
 
 def train_step(model: keras.Model, batch: Batch) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from itertools import islice
 
 import numpy as np
+import pytest
 
 from busi import model as network
 from busi.backend import keras
@@ -51,10 +52,12 @@ def test_a_stream_goes_on_where_another_was_left():
     assert not np.array_equal(whole[1].pixels, whole[2].pixels)
 
 
-def test_every_task_is_learnt_from_a_step():
+@pytest.mark.filterwarnings("error::UserWarning")  # Keras only warns of what it does not load
+def test_every_task_is_learnt_from_a_step_and_a_checkpoint_has_all_of_it(tmp_path):
     keras.utils.set_random_seed(2)
     model, backbone = build_pretrainer()
     compile_pretrainer(model, 1e-3)
+    model.run_eagerly = True  # tracing takes longer than one step does
     found = batch(seed=3, first=0, count=6, size=32)
     before = [value.copy() for value in model.get_weights()]
     result = train_step(model, found)
@@ -62,6 +65,17 @@ def test_every_task_is_learnt_from_a_step():
     changed = [not np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True)]
     assert all(changed)
     assert backbone.get_layer("conv1_conv").trainable
+
+    model.save_weights(tmp_path / "kept.weights.h5")
+    other, _ = build_pretrainer()
+    compile_pretrainer(other, 1e-3)
+    other.load_weights(tmp_path / "kept.weights.h5")
+    state, restored = (
+        [np.array(value) for value in (*one.weights, *one.optimizer.variables)] for one in (model, other)
+    )
+    assert len(state) == len(restored)
+    for value, again in zip(state, restored, strict=True):
+        np.testing.assert_array_equal(value, again)
 
 
 def test_the_exported_backbone_loads_into_the_model_at_half_precision(tmp_path):
