@@ -1,7 +1,7 @@
 """pretrain: make weights/ultrasound.weights.h5 from phantoms. Not a stage: its result is committed.
 
 `python -m pipeline.pretrain` continues from its checkpoint under .cache/pretrain when there is one. It runs on any
-Keras backend: `KERAS_BACKEND=jax python -m pipeline.pretrain --workers 16` on a machine with a GPU that JAX knows.
+Keras backend: `KERAS_BACKEND=jax python -m pipeline.pretrain --workers 12` on a machine with a GPU that JAX knows.
 Beside the weights it writes how they were made, weights/ultrasound.json.
 """
 
