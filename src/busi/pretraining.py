@@ -19,8 +19,8 @@ from busi.phantom_stream import TASKS, Batch
 MASK_WEIGHT = 4.0
 ECHOGENICITY_WEIGHT = 2.0
 DESCRIPTOR_WEIGHT = 0.3
-VIEWS_WEIGHT = 0.03
-VIEWS = "views"  # the output that describes a view
+ALIKE_WEIGHT = 0.03
+ALIKE = "alike"  # the output that describes a view
 DESCRIPTION = 256  # numbers a view
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 12.5, 0.5  # weights within VICReg, the last two for each of the two views
 
@@ -49,14 +49,14 @@ def build_pretrainer() -> tuple[keras.Model, keras.Model]:
     for name, values in TASKS.items():
         outputs[name] = layers.Dense(len(values), activation="softmax", name=name)(pooled)
     expanded = layers.ReLU()(layers.BatchNormalization()(layers.Dense(DESCRIPTION)(pooled)))
-    outputs[VIEWS] = layers.Dense(DESCRIPTION, name=VIEWS)(expanded)
+    outputs[ALIKE] = layers.Dense(DESCRIPTION, name=ALIKE)(expanded)
     return keras.Model(pixels, outputs), backbone
 
 
 def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
     losses = dict.fromkeys(("class", *TASKS), "sparse_categorical_crossentropy")
-    losses |= {"mask": _mask_loss, "echogenicity": _echogenicity_loss, VIEWS: _views_loss}
-    weights = {"class": 1.0, "mask": MASK_WEIGHT, "echogenicity": ECHOGENICITY_WEIGHT, VIEWS: VIEWS_WEIGHT}
+    losses |= {"mask": _mask_loss, "echogenicity": _echogenicity_loss, ALIKE: _alike_loss}
+    weights = {"class": 1.0, "mask": MASK_WEIGHT, "echogenicity": ECHOGENICITY_WEIGHT, ALIKE: ALIKE_WEIGHT}
     weights |= dict.fromkeys(TASKS, DESCRIPTOR_WEIGHT)
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
     model.compile(optimizer, losses, loss_weights=weights, weighted_metrics={"class": ["accuracy"]})
@@ -66,8 +66,8 @@ def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
 def train_step(model: keras.Model, batch: Batch) -> dict[str, float]:
     """One step of the optimiser; the loss of each task, their weighted sum `loss` and `class_accuracy`."""
     count = len(batch.pixels)
-    targets = batch.targets | {VIEWS: np.zeros((count, DESCRIPTION), np.float32)}  # it has no truth
-    weights = batch.weights | {VIEWS: np.ones(count, np.float32)}
+    targets = batch.targets | {ALIKE: np.zeros((count, DESCRIPTION), np.float32)}  # it has no truth
+    weights = batch.weights | {ALIKE: np.ones(count, np.float32)}
     return model.train_on_batch(batch.pixels.astype(np.float32), targets, weights, return_dict=True)
 
 
@@ -110,7 +110,7 @@ def _echogenicity_loss(truth, predicted):
     return ops.sum(off, axis=(1, 2, 3)) / (ops.sum(tissue, axis=(1, 2, 3)) + 1)
 
 
-def _views_loss(_truth, described):
+def _alike_loss(_truth, described):
     """VICReg over a batch, the same value for each image; `described` is (2 n, d), first views before second ones."""
     count = ops.shape(described)[0] // 2
     first, second = described[:count], described[count:]
