@@ -112,6 +112,8 @@ ROWS = {
     ),
     "tail-augmented": Row("ultrasound-tail, six views at test", _network(ULTRASOUND), augmented=True),
     "tail-three-seeds": Row("ultrasound-tail, mean of three seeds", _network(ULTRASOUND), seeds=3),
+    "tail-224-augmented": Row("ultrasound-tail-224, six views at test", _network(ULTRASOUND, **LARGE), augmented=True),
+    "tail-224-three-seeds": Row("ultrasound-tail-224, mean of three seeds", _network(ULTRASOUND, **LARGE), seeds=3),
     "imagenet": Row("ImageNet weights, frozen alike (`make weights` first)", _network(IMAGENET)),
     "random-split-head": Row(
         "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "levels"), dealt="random"
