@@ -49,6 +49,7 @@ FOLD_OF = Path("reports/folds.csv")
 CALLED = Path("reports/out_of_fold.csv")
 KEPT = CACHE / "results"
 FOLDS = 5
+PARTS = ("val", "test")  # whose probabilities a training keeps
 ZOOMS = (1.0, 0.9, 1.1)  # of test-time augmentation, each as it is and mirrored
 CODE = (
     "pipeline/featurize.py", "src/busi/augment.py", "src/busi/backend.py", "src/busi/calibration.py",
@@ -174,7 +175,6 @@ def keep(path: Path, data_set: str, name: str, entry: dict) -> None:
 
 def measure(row: Row, params: Params, workers: int) -> tuple[list[pd.DataFrame], pd.DataFrame, dict]:
     """A row's folds, its out-of-fold probabilities by path, and its entry in the report."""
-    os.environ.update(THREADS)  # of the processes that train
     folds = deal(read_manifest(), row.dealt, params)
     found, took = simple(row, folds) if row.simple else trained(row, params, folds, workers)
     return folds, found, judge(row, params, folds, found) | took
@@ -305,6 +305,19 @@ def simple(row: Row, folds: list[pd.DataFrame]) -> tuple[pd.DataFrame, dict]:
 
 def trained(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> tuple[pd.DataFrame, dict]:
     """Out-of-fold probabilities of the network, by path, its minutes and its mean accuracy on the validation parts."""
+    files, seconds = fit(row, params, folds, workers)
+    validation = []
+    for kept in files:
+        with np.load(kept) as said:
+            seconds += float(said["seconds"])
+            validation.append(float(said["val_accuracy"]))
+    measured = {"minutes": _minutes(seconds), "validation_accuracy": round(float(np.mean(validation)), 6)}
+    return said_of(files, "test").droplevel("fold"), measured
+
+
+def fit(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -> tuple[dict[Path, pd.DataFrame], float]:
+    """Train what was not trained yet: the file that `train_fold` kept of each fold, and the features' seconds."""
+    os.environ.update(THREADS)  # of the processes that train
     weights = [] if params.featurize.weights == "none" else [f"weights/{params.featurize.weights}"]
     if weights and not Path(weights[0]).is_file():
         raise StageError(f"{weights[0]} not found\n  `make weights` fetches the weights of ImageNet")
@@ -315,8 +328,8 @@ def trained(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -
     for seed in range(row.seeds):
         for number, fold in enumerate(folds):
             own = changed(params, {"train": {"seed": params.train.seed + seed * FOLDS + number}})
-            kept = KEPT / f"{digest([sums, own.of_training(), fold.to_csv(), row.augmented])}.npz"
-            trainings[kept] = fold, own, row.augmented
+            kept = digest([sums, own.of_training(), fold.to_csv(), row.augmented, PARTS])
+            trainings[KEPT / f"{kept}.npz"] = fold, own, row.augmented
     with process_pool(workers) as pool:
         try:
             if not (features / "seconds.json").is_file():
@@ -329,14 +342,17 @@ def trained(row: Row, params: Params, folds: list[pd.DataFrame], workers: int) -
                 process.kill()  # a fold takes minutes and goes on from its last epoch
             raise
     seconds = json.loads((features / "seconds.json").read_text())
-    tables, validation = [], []
-    for kept, (fold, *_) in trainings.items():
+    return {kept: fold for kept, (fold, *_) in trainings.items()}, seconds
+
+
+def said_of(files: dict[Path, pd.DataFrame], part: str) -> pd.DataFrame:
+    """Probabilities of a part's images, of `PARTS`, by fold and path; the mean over the seeds of a fold."""
+    tables = []
+    for position, (kept, fold) in enumerate(files.items()):
         with np.load(kept) as said:
-            seconds += float(said["seconds"])
-            validation.append(float(said["val_accuracy"]))
-            tables.append(pd.DataFrame(said["probabilities"], tested(fold), list(CLASSES)))
-    measured = {"minutes": _minutes(seconds), "validation_accuracy": round(float(np.mean(validation)), 6)}
-    return pd.concat(tables).groupby(level=0).mean(), measured
+            table = pd.DataFrame(said[part], pd.Index(images_of(fold, part), name="path"), list(CLASSES))
+        tables.append(table.assign(fold=position % FOLDS).set_index("fold", append=True).swaplevel())
+    return pd.concat(tables).groupby(level=["fold", "path"]).mean()
 
 
 def featurize(images: pd.DataFrame, params: Params, folder: Path) -> None:
@@ -379,25 +395,29 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
     history = train(
         tail, examples, recipe, checkpoint, kept.stem, lambda row: write_json(spent, time.process_time() - start)
     )
-    calibrate(tail, examples, recipe.batch_size)
 
-    def images() -> Iterator[np.ndarray]:
-        for path in tested(fold):
+    def images(part: str) -> Iterator[np.ndarray]:
+        for path in images_of(fold, part):
             pixels = prepare(read_image(DATA / path), params.featurize.image_size)
             yield np.stack(list(views_of(pixels))) if augmented else pixels[None]
 
-    said = np.stack([views.mean(axis=0) for views in predict(model, images())])
+    def says(part: str) -> np.ndarray:
+        return np.stack([views.mean(axis=0) for views in predict(model, images(part))])
+
+    said = {"val": says("val")}  # before the temperature, which these images choose
+    calibrate(tail, examples, recipe.batch_size)
+    said["test"] = says("test")
     best = history.loc[history["val_loss"].idxmin()]
     seconds = time.process_time() - start
     with whole_file(kept) as partial, partial.open("wb") as file:
-        np.savez(file, probabilities=said, val_accuracy=best["val_accuracy"], seconds=seconds)
+        np.savez(file, **said, val_accuracy=best["val_accuracy"], seconds=seconds)
     checkpoint.unlink()
     spent.unlink()
     return seconds
 
 
-def tested(fold: pd.DataFrame) -> list[str]:
-    return sorted(fold.loc[fold["part"] == "test", "path"])
+def images_of(fold: pd.DataFrame, part: str) -> list[str]:
+    return sorted(fold.loc[fold["part"] == part, "path"])
 
 
 def views_of(pixels: np.ndarray) -> Iterator[np.ndarray]:

@@ -40,7 +40,7 @@ def test_honest_folds_keep_groups_whole_and_contaminated_ones_test_everything(ma
     honest, random, masks = (results.deal(manifest, how, params) for how in ("by group", "random", "random, masks"))
 
     for folds, tested in ((honest, 56), (random, 60), (masks, 62)):
-        paths = [path for fold in folds for path in results.tested(fold)]
+        paths = [path for fold in folds for path in results.images_of(fold, "test")]
         assert len(paths) == len(set(paths)) == tested
         assert all(abs((fold["part"] == "val").mean() - params.split.val) < 0.05 for fold in folds)
     assert all((fold.groupby("duplicate_group")["part"].nunique() == 1).all() for fold in honest)
