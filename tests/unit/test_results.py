@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks import dealings, results
+from benchmarks import choosing, dealings, results
 from busi.layout import CLASSES
 from busi.split import QUARANTINE
+from pipeline.outputs import StageError
 from pipeline.params import read_params
 
 
@@ -132,3 +133,61 @@ def test_a_row_over_several_dealings_is_measured_on_other_folds_each_time(manife
     table = capsys.readouterr().out
     assert f"| {spread}" in table
     assert compared in re.sub(" +", " ", table)
+
+
+def test_recipes_are_compared_by_the_validation_parts_of_every_dealing_and_by_nothing_else(
+    manifest, tmp_path, monkeypatch, capsys
+):
+    """Of two networks, one of which calls every second image of validation wrong, and all of the test images right."""
+    monkeypatch.setattr(choosing, "REPORT", tmp_path / "choosing.json")
+    monkeypatch.setattr(choosing, "read_manifest", lambda: manifest)
+    monkeypatch.setattr(choosing.lineage, "dataset", lambda: {"name": "a set"})
+    labels, validated = manifest.set_index("path")["label"], {}
+
+    def network(row, params, folds, workers):
+        files = {}
+        for number, fold in enumerate(folds):
+            said = {}
+            for part in results.PARTS:
+                paths = results.images_of(fold, part)
+                right = np.ones(len(paths), bool)
+                if part == "val":
+                    validated.setdefault((row.what, params.split.seed), []).extend(paths)
+                    right = ~pd.Series(paths).str.contains(r"[13579]\)") if "head only" in row.what else right
+                truth = labels[paths].map(CLASSES.index).to_numpy()
+                said[part] = np.full((len(paths), 3), 0.1)
+                said[part][np.arange(len(paths)), np.where(right, truth, (truth + 1) % 3)] = 0.8
+            files[tmp_path / f"{row.what}, {params.split.seed}, {number}.npz"] = fold
+            np.savez(list(files)[-1], **said)
+        return files, 0.0
+
+    monkeypatch.setattr(choosing, "fit", network)
+    choosing.main(["ultrasound-head", "ultrasound-tail"], dealings=3, workers=1)
+
+    found = json.loads((tmp_path / "choosing.json").read_text())["a set"]["ultrasound-head"]
+    dealt = [paths for (what, _), paths in validated.items() if "head only" in what]
+    images = {path for paths in dealt for path in paths}
+    assert len(dealt) == 3 and len(set(map(tuple, dealt))) == 3 and len(images) < sum(map(len, dealt))
+    wrong = pd.Series(sorted(images)).str.contains(r"[13579]\)").mean()
+    assert 0.3 < wrong < 0.7
+    head, tail = found["rows"]["ultrasound-head"], found["rows"]["ultrasound-tail"]
+    assert head["accuracy"]["n"] == tail["log_loss"]["n"] == len(images)
+    assert (head["accuracy"]["value"], tail["accuracy"]["value"]) == (pytest.approx(1 - wrong, abs=1e-6), 1)
+    assert tail["log_loss"]["value"] == pytest.approx(-np.log(0.8), abs=1e-6)
+    assert tail["accuracy_above"]["value"] == pytest.approx(wrong, abs=1e-6)
+    assert tail["log_loss_above"]["value"] == pytest.approx(wrong * np.log(0.1 / 0.8), abs=1e-6)
+    assert tail["log_loss_above"]["high"] < 0 < tail["accuracy_above"]["low"]
+    assert found["split_seeds"] == [read_params().split.seed + dealing for dealing in range(3)]
+    assert f"{tail['accuracy_above']['value']:+.3f}" in capsys.readouterr().out
+    with pytest.raises(StageError, match="hog"):
+        choosing.main(["ultrasound-head", "hog"], dealings=1, workers=1)
+
+
+def test_of_an_image_that_several_seeds_call_the_mean_counts_fold_by_fold(tmp_path):
+    fold = pd.DataFrame({"path": ["a", "b"], "part": ["val", "test"]})
+    files = {tmp_path / f"{i}.npz": fold for i in range(2 * results.FOLDS)}
+    for i, kept in enumerate(files):
+        np.savez(kept, val=[[i / 10, 1 - i / 10, 0.0]], test=[[0.0, 0.0, 1.0]])
+    said = results.said_of(files, "val")
+    assert said.index.tolist() == [(number, "a") for number in range(results.FOLDS)]
+    np.testing.assert_allclose(said[CLASSES[0]], [(i + i + results.FOLDS) / 20 for i in range(results.FOLDS)])
