@@ -71,12 +71,12 @@ class Row:
 
 
 def _network(weights: str, boundary: str = "", **featurize: object) -> dict[str, dict[str, object]]:
-    """Changes of the network's section; without a boundary it is the committed one."""
-    return {"featurize": {"weights": weights} | ({"boundary": boundary} if boundary else {}) | featurize}
+    """Changes of the network's section, at 128 pixels if nothing else is said; without a boundary the committed one."""
+    return {"featurize": {"weights": weights, **SMALL} | ({"boundary": boundary} if boundary else {}) | featurize}
 
 
 RANDOM, ULTRASOUND, IMAGENET = "none", "ultrasound.weights.h5", "densenet121_imagenet_notop.h5"
-LARGE = {"image_size": 224}
+SMALL, LARGE = {"image_size": 128}, {"image_size": 224}
 # What deeper training asks for, seen on validation parts: pretrained early layers are lost at the committed rate, and a
 # network from random weights needs longer than the committed patience to come below what its head alone gives
 GENTLE = {"train": {"tail_learning_rate": 1e-4}}
@@ -88,6 +88,7 @@ ROWS = {
     "linear-ultrasound": Row("ultrasound weights, pooled features, logistic regression", simple="ultrasound"),
     "random-head": Row("random weights, head only", _network(RANDOM, "levels")),
     "random-tail": Row("random weights, frozen alike", _network(RANDOM)),
+    "random-tail-224": Row("random weights, frozen alike, 224 px", _network(RANDOM, **LARGE)),
     "random-all": Row("random weights, all layers, no early stopping", _network(RANDOM, "input") | PATIENT),
     "random-all-224": Row(
         "random weights, all layers, 224 px, no early stopping", _network(RANDOM, "input", **LARGE) | PATIENT
@@ -120,6 +121,9 @@ ROWS = {
         "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "levels"), dealt="random"
     ),
     "random-split-tail": Row("ultrasound-tail, plain random folds of all images", _network(ULTRASOUND), dealt="random"),
+    "random-split-tail-224": Row(
+        "ultrasound-tail-224, plain random folds of all images", _network(ULTRASOUND, **LARGE), dealt="random"
+    ),
     "random-split-hog": Row("hog, plain random folds of all images", simple="hog", dealt="random"),
     "random-split-linear-random": Row(
         "linear-random, plain random folds of all images", simple="random", dealt="random"
