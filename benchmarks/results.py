@@ -94,8 +94,8 @@ ROWS = {
         "random weights, all layers, 224 px, no early stopping", _network(RANDOM, "input", **LARGE) | PATIENT
     ),
     "ultrasound-head": Row("ultrasound weights, head only", _network(ULTRASOUND, "levels")),
-    "ultrasound-tail": Row("ultrasound weights, head and last layers, as committed", _network(ULTRASOUND)),
-    "ultrasound-tail-224": Row("the same, 224 px", _network(ULTRASOUND, **LARGE)),
+    "ultrasound-tail": Row("ultrasound weights, head and last layers", _network(ULTRASOUND)),
+    "ultrasound-tail-224": Row("the same, 224 px, as committed", _network(ULTRASOUND, **LARGE)),
     "ultrasound-pool4": Row("ultrasound weights, from pool4", _network(ULTRASOUND, "pool4_pool")),
     "ultrasound-pool3": Row(
         "ultrasound weights, from pool3, a fifth of the rate", _network(ULTRASOUND, "pool3_pool") | GENTLE
