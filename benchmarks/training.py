@@ -26,9 +26,8 @@ def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
     repeats = 1 if quick else harness.REPEATS
     count = len(harness.pictures(data))
 
-    folder, at_256 = (
-        harness.clone(f"training-{size}", RECIPE | {"featurize.image_size": size}, data) for size in (128, 256)
-    )
+    folder = harness.clone("training", RECIPE, data)
+    at_256 = harness.clone("training-256", RECIPE | {"featurize.image_size": 256}, data)
     for place in (folder, at_256):
         for stage in ("validate", "split"):
             harness.python(place, "-m", f"pipeline.{stage}")
