@@ -28,7 +28,7 @@ $(ENV): export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 $(ENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
 	@test ! -L .venv || { echo "error: .venv is a link to $$(readlink .venv), which installing would empty; remove the link"; exit 1; }
-	@echo "installing the environment into .venv (about 1.5 minutes, 3 GB)"
+	@echo "installing the environment into .venv (2 to 3 minutes, 3 GB)"
 	@$(PYTHON) -m venv --clear .venv
 	@# As constraints too: else pip takes the newest release for a package that another one asks for with an extra
 	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --require-hashes \
