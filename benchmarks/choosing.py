@@ -16,7 +16,8 @@ import pandas as pd
 import typer
 from tabulate import tabulate
 
-from benchmarks.results import ROWS, Row, changed, commit, deal, fit, keep, machine, refuse_unknown, said_of, shown
+from benchmarks.dealings import each_dealing
+from benchmarks.results import ROWS, Row, commit, deal, fit, keep, machine, refuse_unknown, said_of, shown
 from busi import DISCLAIMER
 from busi.layout import CLASSES
 from busi.metrics import mean_of
@@ -40,12 +41,10 @@ def main(
     if unfit := [name for name in rows if ROWS[name].simple or ROWS[name].dealt != "by group"]:
         raise StageError(f"not a network trained on folds by group: {', '.join(unfit)}\n  choose among those that are")
     data_set, params, manifest = lineage.dataset()["name"], read_params(), read_manifest()
-    first, compared = None, {}
-    for name in rows:
-        found = validated(ROWS[name], params, manifest, dealings, workers)
-        first = found if first is None else first
-        compared[name] = {"what": ROWS[name].what, **compare(found, first, params)}
-        print(f"{name}: accuracy {shown(compared[name]['accuracy'])}", flush=True)
+    found = {name: validated(ROWS[name], params, manifest, dealings, workers) for name in rows}
+    compared = {
+        name: {"what": ROWS[name].what, **compare(of_row, found[rows[0]], params)} for name, of_row in found.items()
+    }
     told = {
         "command": f"python -m benchmarks.choosing {' '.join(rows)} --dealings {dealings}",
         "split_seeds": [params.split.seed + dealing for dealing in range(dealings)],
@@ -60,18 +59,17 @@ def main(
 def validated(row: Row, params: Params, manifest: pd.DataFrame, dealings: int, workers: int) -> pd.DataFrame:
     """By path, over the folds that validate on it: duplicate_group, share of right answers, mean log loss."""
     tables = []
-    for dealing in range(dealings):
-        own = changed(changed(params, row.changes), {"split": {"seed": params.split.seed + dealing}})
+    for own in each_dealing(row, params, dealings):
         folds = deal(manifest, row.dealt, own)
         files, _ = fit(row, own, folds, workers)
-        tables.append(judge(said_of(files, "val"), folds[0].set_index("path")))
+        tables.append(score(said_of(files, "val"), folds[0].set_index("path")))
     every = pd.concat(tables)
     return every.groupby("path").agg(
         {"duplicate_group": "first", **dict.fromkeys(MEASURES, "mean")}  # a group has one name in every dealing
     )
 
 
-def judge(said: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def score(said: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Of each fold and path of `said` whether it is right, and its log loss; `images` has label and duplicate_group."""
     of_image = images.loc[said.index.get_level_values("path")]
     truth = of_image["label"].map(CLASSES.index).to_numpy()
@@ -100,7 +98,7 @@ def table(compared: dict[str, dict], first: str) -> str:
     for name, entry in compared.items():
         values = [shown(entry[measure]) for measure in MEASURES]
         above = ["–"] * len(MEASURES) if name == first else [shown(entry[f"{m}_above"], "+") for m in MEASURES]
-        lines.append([name, entry["what"], *values, *above, entry["accuracy"]["n"]])
+        lines.append([name, ROWS[name].what, *values, *above, entry["accuracy"]["n"]])
     headers = ["row", "what", "accuracy", "log loss", f"accuracy above {first}", f"log loss above {first}", "n"]
     return tabulate(lines, headers=headers, tablefmt="github")
 

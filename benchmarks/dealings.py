@@ -13,11 +13,11 @@ import numpy as np
 import typer
 from tabulate import tabulate
 
-from benchmarks.results import ROWS, changed, keep, measure, read_report, refuse_unknown
+from benchmarks.results import ROWS, Row, changed, keep, measure, read_report, refuse_unknown
 from busi import DISCLAIMER
 from pipeline import lineage
 from pipeline.outputs import stage
-from pipeline.params import read_params
+from pipeline.params import Params, read_params
 
 REPORT = Path("reports/dealings.json")
 METRICS = ("accuracy", "auroc_macro")
@@ -37,19 +37,25 @@ def main(
     print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}), against)}\n\n{DISCLAIMER}")
 
 
+def each_dealing(row: Row, params: Params, dealings: int) -> list[Params]:
+    """A row's parameters, once for each dealing into folds."""
+    own = changed(params, row.changes)
+    return [changed(own, {"split": {"seed": own.split.seed + number}}) for number in range(dealings)]
+
+
 def over_dealings(name: str, dealings: int, workers: int) -> dict:
     """A row's entry in the report: what it is worth over the folds of each of the seeds, in their order."""
-    row, params = ROWS[name], read_params()
-    seeds = list(range(params.split.seed, params.split.seed + dealings))
+    row, dealt = ROWS[name], each_dealing(ROWS[name], read_params(), dealings)
     found = []
-    for seed in seeds:
-        _, _, worth = measure(row, changed(changed(params, row.changes), {"split": {"seed": seed}}), workers)
+    for params in dealt:
+        _, _, worth = measure(row, params, workers)
         found.append(worth)
-        print(f"{name}, split.seed {seed}: accuracy {worth['metrics']['accuracy']['value']:.3f}", flush=True)
+        accuracy = worth["metrics"]["accuracy"]["value"]
+        print(f"{name}, split.seed {params.split.seed}: accuracy {accuracy:.3f}", flush=True)
     return {
         "command": f"python -m benchmarks.dealings {name} --dealings {dealings}",
         "what": row.what,
-        "split_seeds": seeds,
+        "split_seeds": [params.split.seed for params in dealt],
         "n": found[0]["metrics"]["accuracy"]["n"],
         **{metric: [worth["metrics"][metric]["value"] for worth in found] for metric in METRICS},
         **{key: found[-1][key] for key in ("commit", "machine")},
@@ -71,7 +77,7 @@ def table(measured: dict[str, dict], against: str) -> str:
             differences = np.subtract(entry["accuracy"], measured[against]["accuracy"])
             above = [spread(differences, "+"), f"{np.sum(differences > 0)} of {len(differences)}"]
         spreads = [spread(entry[metric]) for metric in METRICS]
-        lines.append([name, entry["what"], *spreads, each, entry["n"], *above])
+        lines.append([name, ROWS[name].what, *spreads, each, entry["n"], *above])
     headers = ["row", "what", "accuracy", "macro AUROC", "accuracy of each dealing", "n of each"]
     return tabulate(lines, headers=[*headers, f"above {against}", "on"], tablefmt="github")
 
