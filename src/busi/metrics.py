@@ -194,10 +194,10 @@ def accuracy_difference(
 
 
 def mean_of(values: np.ndarray, groups: np.ndarray, bootstrap: int, confidence: float, seed: int) -> Metric:
-    """The mean of one number an image, -1 to 1 (or truth values, whose mean is a share).
+    """The mean of one number an image: a difference, a loss, or truth values, whose mean is a share.
 
     Args:
-        values: (n,), finite.
+        values: (n,), finite, hundreds at most: sums of their whole steps are exact.
         groups, bootstrap, confidence, seed: as for `evaluate`.
     """
     values = _whole_steps(np.asarray(values, dtype=np.float64))
