@@ -116,6 +116,12 @@ ROWS = {
     "tail-three-seeds": Row("ultrasound-tail, mean of three seeds", _network(ULTRASOUND), seeds=3),
     "tail-224-augmented": Row("ultrasound-tail-224, six views at test", _network(ULTRASOUND, **LARGE), augmented=True),
     "tail-224-three-seeds": Row("ultrasound-tail-224, mean of three seeds", _network(ULTRASOUND, **LARGE), seeds=3),
+    "tail-224-augmented-three-seeds": Row(
+        "ultrasound-tail-224, mean of six views and three seeds",
+        _network(ULTRASOUND, **LARGE),
+        augmented=True,
+        seeds=3,
+    ),
     "imagenet": Row("ImageNet weights, frozen alike, 224 px (`make weights` first)", _network(IMAGENET, **LARGE)),
     "random-split-head": Row(
         "ultrasound-head, plain random folds of all images", _network(ULTRASOUND, "levels"), dealt="random"
