@@ -24,4 +24,4 @@ ENV GIT_PYTHON_REFRESH=quiet \
     PYTHONPATH=/busi \
     PYTHONUNBUFFERED=1
 USER 1000
-CMD ["python", "-m", "pipeline.kubeflow", "--help"]
+CMD ["busi", "kubeflow", "--help"]

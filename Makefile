@@ -37,12 +37,12 @@ $(ENV): requirements.lock
 	@touch $@
 
 run: $(ENV) ## Data (the embedded set when there is none), all stages, and a closing summary
-	@python -m pipeline.data
+	@busi data
 	@dvc repro
-	@python -m pipeline.summary
+	@busi summary
 
 flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='train.seed=3 split.seed=4'
-	@python -m pipeline.flow $(if $(UNTIL),--until $(UNTIL)) $(if $(FORCE),--force) $(foreach change,$(SET),--set '$(change)')
+	@busi flow $(if $(UNTIL),--until $(UNTIL)) $(if $(FORCE),--force) $(foreach change,$(SET),--set '$(change)')
 
 server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200)
 	@prefect server start --host 127.0.0.1 --port $(or $(PORT),4200)
@@ -56,7 +56,7 @@ worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a work
 	@prefect worker start --pool busi
 
 data: $(ENV) ## Bring data in: make data SOURCE=phantom | busi | kaggle | path to a zip or folder
-	@python -m pipeline.data $(if $(SOURCE),"$(SOURCE)")
+	@busi data $(if $(SOURCE),"$(SOURCE)")
 
 remote: $(ENV) ## Add a DVC remote and push to it: make remote URL=s3://bucket/path (or gs://, ssh://, a folder)
 	@test -n "$(URL)" || { echo "error: URL is missing; make remote URL=s3://bucket/path"; exit 1; }
@@ -64,63 +64,63 @@ remote: $(ENV) ## Add a DVC remote and push to it: make remote URL=s3://bucket/p
 	@dvc push
 
 weights: $(ENV) ## Fetch the ImageNet weights into weights/ (needs the network)
-	@python -m pipeline.weights
+	@busi weights
 
 ui: $(ENV) ## Start the MLflow UI on the pipeline's store
-	@python -m pipeline.ui
+	@busi ui
 
 # What the registry's commands take: MODEL=name, VERSION=3, YES=1
 MODEL_ARG = $(if $(MODEL),--model "$(MODEL)")
 YES_ARG = $(if $(YES),--yes)
 
 versions: $(ENV) ## List the registered versions (MODEL=name for another model than that of data/)
-	@python -m pipeline.promote list $(MODEL_ARG)
+	@busi versions $(MODEL_ARG)
 
 show: $(ENV) ## Show all that is known of a version: make show VERSION=3
-	@python -m pipeline.promote show $(VERSION) $(MODEL_ARG)
+	@busi show $(VERSION) $(MODEL_ARG)
 
 promote: $(ENV) ## Promote the newest version that passed (VERSION=3; REASON='...' overrides the gate, on record; YES=1)
-	@python -m pipeline.promote promote $(VERSION) $(if $(REASON),--force --reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
+	@busi promote $(VERSION) $(if $(REASON),--force --reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
 
 rollback: $(ENV) ## Go back to the Production version before (REASON='...', YES=1)
-	@python -m pipeline.promote rollback $(if $(REASON),--reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
+	@busi rollback $(if $(REASON),--reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
 
 history: $(ENV) ## Show which version was Production when, and why
-	@python -m pipeline.promote history $(MODEL_ARG)
+	@busi history $(MODEL_ARG)
 
 verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
-	@python -m pipeline.promote verify $(if $(ALL),--all) $(MODEL_ARG)
+	@busi verify $(if $(ALL),--all) $(MODEL_ARG)
 
 app: $(ENV) ## Start the app on the Production model (PORT=8501)
 	@python -m streamlit run pipeline/app.py --server.port $(or $(PORT),8501) -- $(MODEL_ARG)
 
-predict: $(ENV) ## Ask the Production model: make predict FILES='scan.png folder' (python -m pipeline.predict has --csv, --json)
+predict: $(ENV) ## Ask the Production model: make predict FILES='scan.png folder' (busi predict has --csv, --json)
 	@test -n "$(FILES)" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
-	@python -m pipeline.predict $(FILES) $(MODEL_ARG)
+	@busi predict $(FILES) $(MODEL_ARG)
 
 serve: $(ENV) ## Serve the Production model over REST on this machine (PORT=5001)
-	@python -m pipeline.serve $(if $(PORT),--port $(PORT)) $(MODEL_ARG)
+	@busi serve $(if $(PORT),--port $(PORT)) $(MODEL_ARG)
 
 card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)
-	@python -m pipeline.promote card $(VERSION) $(MODEL_ARG)
+	@busi card $(VERSION) $(MODEL_ARG)
 
 reproduce: $(ENV) ## Rebuild a version from its commit and data, beside the working tree, and compare: VERSION=3
-	@python -m pipeline.reproduce $(VERSION) $(MODEL_ARG)
+	@busi reproduce $(VERSION) $(MODEL_ARG)
 
 crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1; SCHEDULER=tcp://HOST:PORT for a cluster)
-	@python -m pipeline.data
+	@busi data
 	@dvc repro validate
-	@python -m pipeline.crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+	@busi crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 results: $(ENV) ## Measure rows of docs/results.md: make results ROW='hog imagenet' (DEALINGS=5: the spread); without ROW, show them
-	@python -m pipeline.data
+	@busi data
 	@dvc repro validate
-	@python -m benchmarks.$(if $(DEALINGS),dealings --dealings $(DEALINGS),results) $(ROW)
+	@python -m benchmarks.$(if $(DEALINGS),repeated_crossval --dealings $(DEALINGS),results) $(ROW)
 
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
 	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
-	@python -m pipeline.kubeflow --image "$(IMAGE)"
+	@busi kubeflow --image "$(IMAGE)"
 
 bench: $(ENV) ## Measure speed and memory against what one would do instead; about 50 minutes (IMAGES=folder, QUICK=1)
 	@python -m benchmarks $(if $(QUICK),--quick) $(if $(IMAGES),--images "$(IMAGES)")
@@ -134,7 +134,7 @@ fuzz: $(ENV) ## Hostile files through every reader, then two searches guided by 
 	@python -m tests.fuzz --seed $(or $(SEED),1) --guided $(or $(GUIDED),600)
 
 torture: $(ENV) ## Kill, starve and move the pipeline, and start it again (SEED=1, ONLY='kill train'); an hour or more
-	@python -m tests.torture --seed $(or $(SEED),1) $(if $(ONLY),--only '$(ONLY)')
+	@python -m tests.fault_injection --seed $(or $(SEED),1) $(if $(ONLY),--only '$(ONLY)')
 
 load: $(ENV) ## Many at once: clients of the endpoint and the app, a promotion, a crowd in one store (SECONDS=300, SEED=1)
 	@python -m tests.load --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)

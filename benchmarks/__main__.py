@@ -18,7 +18,7 @@ SCRIPTS = {
     "prediction": True,
     "data": True,
     "flow": False,
-    "growth": False,
+    "scaling": False,
 }  # whether it takes images
 PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- table -->\n", "<!-- end -->"

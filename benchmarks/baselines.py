@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from busi.images import prepare, read_image, to_gray
+from busi.data.images import prepare, read_image, to_gray
 
 STRENGTHS = {"svm": (1.0, 3.0, 10.0, 30.0), "logistic": (1e-4, 1e-3, 1e-2, 1e-1)}  # of C
 CELL = 8  # pixels
@@ -34,7 +34,7 @@ def network(weights: Path | None):
 
     def describe(paths: list[Path]) -> np.ndarray:
         from busi.backend import keras
-        from busi.model import build_model, predict, seed_everything
+        from busi.model.network import build_model, predict, seed_everything
 
         seed_everything(0)
         model = build_model(128, 0.0, weights)

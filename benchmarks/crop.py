@@ -13,9 +13,10 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
-from pipeline import production
+from pipeline.registry import production
 
-from busi import images, viewing  # isort: skip - `pipeline` makes it importable
+from busi.data import images  # isort: skip - `pipeline` makes it importable
+from busi.reporting import viewing  # isort: skip - `pipeline` makes it importable
 
 TEXTS = ("BREAST CLINIC", "LT UOQ 2.5 CM", "MI 0.9")
 

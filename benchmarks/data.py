@@ -7,9 +7,10 @@ from pathlib import Path
 import typer
 
 from benchmarks import harness
-from busi import layout, phantom
-from busi.images import read_image
-from busi.pools import process_pool
+from busi.data import layout
+from busi.data.images import read_image
+from busi.data.process_pool import process_pool
+from busi.phantom import generator as phantom
 
 
 def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
@@ -28,7 +29,7 @@ def measure_validate(data: Path, repeats: int, quick: bool) -> None:
         def decoded():
             list(pool.map(decode, files, chunksize=8))
 
-        runs = {"decoding": decoded, "validate": lambda: harness.python(folder, "-m", "pipeline.validate")}
+        runs = {"decoding": decoded, "validate": lambda: harness.python(folder, "-m", "pipeline.stages.validate")}
         seconds = harness.alternate(runs, repeats)
     ratio = harness.quotients(seconds["validate"], seconds["decoding"])
     harness.record(

@@ -21,9 +21,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from busi.duplicates import find_pairs, fingerprint, join
-from busi.images import read_image, to_gray
-from busi.layout import CLASSES, parse_name
+from busi.data.duplicates import find_pairs, fingerprint, join
+from busi.data.images import read_image, to_gray
+from busi.data.layout import CLASSES, parse_name
 
 
 def main(

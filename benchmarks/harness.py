@@ -22,9 +22,10 @@ from tabulate import tabulate
 
 os.environ["TQDM_DISABLE"] = "1"  # before anything imports it: bars would run through what is printed here
 
-from busi import layout, phantom
-from pipeline import CACHE, ROOT
-from pipeline.outputs import write_json
+from busi.data import layout
+from busi.phantom import generator as phantom
+from pipeline.paths import CACHE, ROOT
+from pipeline.runtime.atomic_io import write_json
 
 PLACE = CACHE / "benchmarks"
 RECORD = ROOT / "reports/benchmarks.json"

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from benchmarks import harness
 from busi import DISCLAIMER
 from pipeline.params import read_params
-from pipeline.predict import classify
-from pipeline.ui import choose_port
+from pipeline.serving.predict import classify
+from pipeline.serving.ui import choose_port
 
 BATCH = 32
 SMALL = {
@@ -48,9 +48,9 @@ def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
 def models():
     """The project's classifier, the same network as Keras loads it, and the side of its input."""
     from busi.backend import keras
-    from busi.inference import compile_pass
-    from busi.model import build_model, save_model
-    from busi.novelty import fit
+    from busi.model.inference import compile_pass
+    from busi.model.network import build_model, save_model
+    from busi.model.ood_detection import fit
     from busi.serving import ImageClassifier
 
     size = read_params().featurize.image_size

@@ -32,17 +32,20 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import baselines
 from busi import DISCLAIMER
-from busi.images import prepare, read_image
-from busi.layout import CLASSES
-from busi.metrics import accuracy_difference, evaluate
-from busi.pools import process_pool
-from busi.split import QUARANTINE, make_folds
-from pipeline import CACHE, lineage
-from pipeline.crossval import DATA, MANIFEST, read_manifest
-from pipeline.featurize import initial_model
-from pipeline.fold import THREADS
-from pipeline.outputs import StageError, sha256, stage, whole_file, write_csv, write_json
+from busi.data.images import prepare, read_image
+from busi.data.layout import CLASSES
+from busi.data.process_pool import process_pool
+from busi.data.split import QUARANTINE, make_folds
+from busi.evaluation.metrics import accuracy_difference, evaluate
+from pipeline.orchestration.crossval import DATA, MANIFEST, read_manifest
+from pipeline.orchestration.fold import THREADS
 from pipeline.params import Params, read_params
+from pipeline.paths import CACHE
+from pipeline.registry import lineage
+from pipeline.runtime.atomic_io import atomic_write, sha256, write_csv, write_json
+from pipeline.runtime.errors import StageError
+from pipeline.runtime.lifecycle import stage
+from pipeline.stages.featurize import initial_model
 
 REPORT = Path("reports/results.json")
 FOLD_OF = Path("reports/folds.csv")
@@ -367,14 +370,14 @@ def said_of(files: dict[Path, pd.DataFrame], part: str) -> pd.DataFrame:
 
 def featurize(images: pd.DataFrame, params: Params, folder: Path) -> None:
     """Every view of every image through the frozen prefix, for all folds."""
-    from busi.features import feature_rows, write_features
-    from busi.model import cut, for_inference
+    from busi.model.features import feature_rows, write_features
+    from busi.model.network import cut, for_inference
 
     start = time.process_time()
     prefix, _ = cut(initial_model(params.featurize, dropout=0.0), params.featurize.boundary)
     rows = feature_rows(images.assign(part="train"), params.featurize.views)
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / "features.npy") as partial:
+    with atomic_write(folder / "features.npy") as partial:
         write_features(for_inference(prefix), DATA, rows, params.featurize.seed, partial)
     write_json(folder / "seconds.json", time.process_time() - start)
 
@@ -386,9 +389,9 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
         Its seconds of processor time.
     """
     from busi.backend import keras
-    from busi.features import feature_rows, read_features
-    from busi.model import cut, predict
-    from busi.training import Recipe, calibrate, examples_from_rows, train
+    from busi.model.features import feature_rows, read_features
+    from busi.model.network import cut, predict
+    from busi.model.training import TrainingConfig, calibrate, train, training_set_from_rows
 
     keras.backend.clear_session()
     spent = kept.with_suffix(".seconds.json")  # by a training that was cut off after its last whole epoch
@@ -397,10 +400,10 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
     array = read_features(features / "features.npy", rows)
     rows["part"] = rows["path"].map(fold.set_index("path")["part"])
     rows = rows[(rows["view"] == 0) | (rows["part"] == "train")]
-    examples = examples_from_rows(array, rows)
+    examples = training_set_from_rows(array, rows)
     model = initial_model(params.featurize, params.train.dropout)
     _, tail = cut(model, params.featurize.boundary)
-    recipe = Recipe(**params.train.model_dump(exclude={"dropout"}))
+    recipe = TrainingConfig(**params.train.model_dump(exclude={"dropout"}))
     checkpoint = kept.with_suffix(".checkpoint.npz")
     history = train(
         tail, examples, recipe, checkpoint, kept.stem, lambda row: write_json(spent, time.process_time() - start)
@@ -419,7 +422,7 @@ def train_fold(fold: pd.DataFrame, params: Params, augmented: bool, features: Pa
     said["test"] = says("test")
     best = history.loc[history["val_loss"].idxmin()]
     seconds = time.process_time() - start
-    with whole_file(kept) as partial, partial.open("wb") as file:
+    with atomic_write(kept) as partial, partial.open("wb") as file:
         np.savez(file, **said, val_accuracy=best["val_accuracy"], seconds=seconds)
     checkpoint.unlink()
     spent.unlink()

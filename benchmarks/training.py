@@ -35,8 +35,8 @@ def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
     seconds = harness.alternate(
         {
             "an epoch of the usual recipe": epoch,
-            "featurize": lambda: harness.python(folder, "-m", "pipeline.featurize"),
-            "train": lambda: harness.python(folder, "-m", "pipeline.train"),
+            "featurize": lambda: harness.python(folder, "-m", "pipeline.stages.featurize"),
+            "train": lambda: harness.python(folder, "-m", "pipeline.stages.train"),
         },
         repeats,
     )

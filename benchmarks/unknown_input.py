@@ -17,12 +17,12 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_images
 from tabulate import tabulate
 
-from busi.images import prepare, read_image
-from busi.inference import compile_pass
-from busi.layout import IMAGE_SUFFIXES
-from busi.metrics import wilson
-from busi.novelty import Novelty
-from pipeline.evaluate import DATA, MODEL, NOVELTY, SPLIT
+from busi.data.images import prepare, read_image
+from busi.data.layout import IMAGE_SUFFIXES
+from busi.evaluation.metrics import wilson
+from busi.model.inference import compile_pass
+from busi.model.ood_detection import Novelty
+from pipeline.stages.evaluate import DATA, MODEL, NOVELTY, SPLIT
 
 SIDE = 400
 SEED = 0
@@ -30,7 +30,7 @@ MASKS = 150
 
 
 def main(pictures: Annotated[Path | None, typer.Option(help="a folder with a folder of images a kind")] = None) -> None:
-    from busi.model import load_model
+    from busi.model.network import load_model
 
     model, novelty = load_model(MODEL), Novelty.load(NOVELTY)
     look, size = compile_pass(model), model.input_shape[1]

@@ -1,4 +1,4 @@
-"""How the pipeline runs: one thin module a stage, each `python -m pipeline.<stage>` from the repository root.
+"""How the pipeline runs: one thin module a stage, each `python -m pipeline.stages.<stage>` from the repository root.
 
 Importing this package points every tool's cache and telemetry switch into the repository, before any of them
 is imported, so that a stage writes nothing outside it whether it is started by make, by DVC or by hand.
@@ -7,12 +7,8 @@ is imported, so that a stage writes nothing outside it whether it is started by 
 import importlib.util
 import os
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = ROOT / ".cache"
-
-sys.path.insert(0, str(ROOT / "src"))
+from pipeline.paths import CACHE
 
 _ENVIRONMENT = {
     "DASK_CONFIG": str(CACHE / "dask"),
@@ -52,5 +48,5 @@ def _say_interrupted(kind: type[BaseException], error: BaseException, trace) -> 
     print("\ninterrupted", file=sys.stderr)
 
 
-# Ctrl-C while the packages below are imported, which takes seconds; later `pipeline.outputs.stage` has the word
+# Ctrl-C while the packages below are imported, which takes seconds; later `pipeline.runtime.lifecycle.stage` has the word
 _excepthook, sys.excepthook = sys.excepthook, _say_interrupted

@@ -7,14 +7,14 @@ import io
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.outputs import StageError, write_text
-
-PARAMS = Path("params.yaml")
+from pipeline.paths import PARAMS
+from pipeline.runtime.atomic_io import write_text
+from pipeline.runtime.errors import StageError
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -79,6 +79,7 @@ class Featurize(Section):
     weights: str
     boundary: str
     views: Annotated[int, Field(ge=0)]
+    precision: Literal["float32", "bfloat16"]
     seed: Seed
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from busi.layout import CLASSES, image_name, mask_name
+from busi.data.layout import CLASSES, image_name, mask_name
 
 
 def pixels(seed: int, width: int = 48, height: int = 40) -> np.ndarray:

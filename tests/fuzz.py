@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pipeline  # first: it puts src/ on the path
-from busi import archive, duplicates, images, manifest
-from pipeline.outputs import StageError, write_json
-from tests import hostile
+from busi.data import archive, duplicates, images, manifest
+from pipeline.runtime.atomic_io import write_json
+from pipeline.runtime.errors import StageError
+from tests import malformed_inputs
 
 SECONDS = 10
 HANG_SECONDS = 300  # by the clock, which other processes slow down: what waits uses no processor time
@@ -54,7 +55,7 @@ class Result(NamedTuple):
     fault: str
 
 
-def read_image(case: hostile.Case, place: Path) -> None:
+def read_image(case: malformed_inputs.Case, place: Path) -> None:
     """As `validate` reads one image, without the processes."""
     path = place / case.name
     path.write_bytes(case.content)
@@ -65,19 +66,19 @@ def read_image(case: hostile.Case, place: Path) -> None:
     images.prepare(image, 128)
 
 
-def read_set(case: hostile.Case, place: Path) -> None:
+def read_set(case: malformed_inputs.Case, place: Path) -> None:
     """As `validate` reads a data set: what is refused becomes a problem that names the file."""
-    hostile.write_set(place)
+    malformed_inputs.write_set(place)
     (place / "benign" / case.name).write_bytes(case.content)
     table, problems = manifest.build_manifest(place, workers=1)
-    manifest.audit_table(table, problems, dict.fromkeys(hostile.CLASSES, 2), 6)
+    manifest.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
     if problems:
         raise ValueError("; ".join(f"{problem.path}: {problem.reason}" for problem in problems))
     if f"benign/{case.name}" not in set(table["path"]):
         raise AssertionError("neither a row nor a problem")
 
 
-def serve(case: hostile.Case, place: Path) -> None:
+def serve(case: malformed_inputs.Case, place: Path) -> None:
     """As the registered model reads an image."""
     [row] = _classifier().predict([case.content]).to_dict(orient="records")
     if not row["accepted"]:
@@ -86,14 +87,14 @@ def serve(case: hostile.Case, place: Path) -> None:
         raise AssertionError(f"probabilities {row}")
 
 
-def predict_file(case: hostile.Case, place: Path) -> None:
-    """As `python -m pipeline.predict PATH` reads a file and prints what is said of it, in each of its three ways."""
+def predict_file(case: malformed_inputs.Case, place: Path) -> None:
+    """As `busi predict PATH` reads a file and prints what is said of it, in each of its three ways."""
     path = place / case.name
     path.write_bytes(case.content)
     _predict([path])
 
 
-def ask_app(case: hostile.Case, place: Path) -> None:
+def ask_app(case: malformed_inputs.Case, place: Path) -> None:
     """The app's whole page after an upload, on a model of three weights and without a registry."""
     page = _page()
     page.file_uploader[0].set_value([(case.name, case.content, "image/png")])
@@ -108,7 +109,7 @@ def ask_app(case: hostile.Case, place: Path) -> None:
         raise ValueError(f"{name}: {text[text.index('Not classified') :][:500]}")
 
 
-def ask_endpoint(case: hostile.Case, place: Path) -> None:
+def ask_endpoint(case: malformed_inputs.Case, place: Path) -> None:
     """One request to the scoring server as `pipeline.serve` has it, through all but the socket."""
     answer = _endpoint().post("/invocations", content=case.content, headers={"Content-Type": "application/json"})
     if "Traceback" in answer.text or 'File \\"' in answer.text:
@@ -125,7 +126,7 @@ def ask_endpoint(case: hostile.Case, place: Path) -> None:
         raise ValueError(f"{case.name}: {reasons[0]}")
 
 
-def take_archive(case: hostile.Case, place: Path) -> None:
+def take_archive(case: malformed_inputs.Case, place: Path) -> None:
     inner = place / "a" / "b"
     inner.mkdir(parents=True)
     (inner / case.name).write_bytes(case.content)
@@ -135,9 +136,9 @@ def take_archive(case: hostile.Case, place: Path) -> None:
         _require_inside(place, inner / "out", inner / case.name)
 
 
-def take_data(case: hostile.Case, place: Path) -> None:
-    """As `python -m pipeline.data PATH` collects a set, before the swap."""
-    from pipeline import data
+def take_data(case: malformed_inputs.Case, place: Path) -> None:
+    """As `busi data PATH` collects a set, before the swap."""
+    from pipeline.ingest import data
 
     inner = place / "a" / "b"
     inner.mkdir(parents=True)
@@ -156,7 +157,7 @@ def take_folder(case: Callable[[Path], None], place: Path) -> None:
     case(source)
     before = set(place.rglob("*"))
     table, problems = manifest.build_manifest(source, workers=1)
-    manifest.audit_table(table, problems, dict.fromkeys(hostile.CLASSES, 2), 6)
+    manifest.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
     try:
         archive.collect(source, place / "out")
     finally:
@@ -174,16 +175,16 @@ def predict_folder(case: Callable[[Path], None], place: Path) -> None:
 
 
 TARGETS = {
-    "image": (read_image, hostile.images),
-    "manifest": (read_set, hostile.images),
-    "served": (serve, hostile.images),
-    "predict": (predict_file, hostile.images),
-    "app": (ask_app, hostile.images),
-    "endpoint": (ask_endpoint, hostile.requests),
-    "archive": (take_archive, hostile.archives),
-    "data": (take_data, hostile.archives),
-    "folder": (take_folder, hostile.folders),
-    "predicted folder": (predict_folder, hostile.folders),
+    "image": (read_image, malformed_inputs.images),
+    "manifest": (read_set, malformed_inputs.images),
+    "served": (serve, malformed_inputs.images),
+    "predict": (predict_file, malformed_inputs.images),
+    "app": (ask_app, malformed_inputs.images),
+    "endpoint": (ask_endpoint, malformed_inputs.requests),
+    "archive": (take_archive, malformed_inputs.archives),
+    "data": (take_data, malformed_inputs.archives),
+    "folder": (take_folder, malformed_inputs.folders),
+    "predicted folder": (predict_folder, malformed_inputs.folders),
 }
 
 
@@ -191,13 +192,13 @@ def results(target: str, seed: int, first: int, count: int, heavy: bool = True) 
     """Run cases `first` to `first + count` of a target in this process."""
     read, make = TARGETS[target]
     _warm_up(target)
-    made = make(seed, first + count) if make is hostile.folders else make(seed, first + count, heavy)
+    made = make(seed, first + count) if make is malformed_inputs.folders else make(seed, first + count, heavy)
     for number, case in islice(enumerate(made), first, None):
-        name = case[1] if isinstance(case, hostile.Case) else "source"
+        name = case[1] if isinstance(case, malformed_inputs.Case) else "source"
         with tempfile.TemporaryDirectory() as folder:
             before, started, outcome, fault = megabytes(reset=True), time.process_time(), "taken", ""
             try:
-                read(case if isinstance(case, hostile.Case) else case[1], Path(folder))
+                read(case if isinstance(case, malformed_inputs.Case) else case[1], Path(folder))
             except (ValueError, StageError) as error:
                 outcome, text = "refused", str(error)
                 if not any(word in text for word in (images.printable(name), "image 0: ", ".png: ")):
@@ -251,7 +252,11 @@ def guided(target: str, seconds: int, corpus: Path) -> None:
             if getattr(value, "__module__", None) == module.__name__:
                 _instrument(atheris, value)
     corpus.mkdir(parents=True, exist_ok=True)
-    seeds = hostile.good_images() if target == "image" else [("set", hostile.zipped(hostile.good_set()))]
+    seeds = (
+        malformed_inputs.good_images()
+        if target == "image"
+        else [("set", malformed_inputs.zipped(malformed_inputs.good_set()))]
+    )
     for number, (_, content) in enumerate(seeds):
         (corpus / f"seed {number}").write_bytes(content)
     read = TARGETS[target][0]
@@ -259,7 +264,7 @@ def guided(target: str, seconds: int, corpus: Path) -> None:
     def one(content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                read(hostile.Case("", "case.png" if target == "image" else "case.zip", content), Path(folder))
+                read(malformed_inputs.Case("", "case.png" if target == "image" else "case.zip", content), Path(folder))
             except ValueError as error:
                 if type(error) is not ValueError or "case" not in str(error):
                     raise RuntimeError(f"{type(error).__name__}, {error}") from error
@@ -272,15 +277,18 @@ def guided(target: str, seconds: int, corpus: Path) -> None:
 
 def _warm_up(target: str) -> None:
     """The imports and the first graph, which are no cost of the first case."""
-    good = hostile.good_images()[1][1]
+    good = malformed_inputs.good_images()[1][1]
     if target in ("served", "predict", "app", "predicted folder"):
-        serve(hostile.Case("", "warm.png", good), Path())
+        serve(malformed_inputs.Case("", "warm.png", good), Path())
     if target == "app":
         with contextlib.suppress(ValueError):
-            ask_app(hostile.Case("", "warm.png", good), Path())
+            ask_app(malformed_inputs.Case("", "warm.png", good), Path())
     if target == "endpoint":
         ask_endpoint(
-            next(iter(hostile.requests(0, 1, heavy=False)))._replace(content=hostile.request_of([good])), Path()
+            next(iter(malformed_inputs.requests(0, 1, heavy=False)))._replace(
+                content=malformed_inputs.request_of([good])
+            ),
+            Path(),
         )
 
 
@@ -290,7 +298,7 @@ def _classifier():
     import keras
     import numpy as np
 
-    from busi.novelty import Novelty
+    from busi.model.ood_detection import Novelty
     from busi.serving import ImageClassifier
 
     pixels = keras.Input((32, 32, 3))
@@ -305,7 +313,7 @@ def _classifier():
 def _predict(paths: list[Path]) -> None:
     from tqdm import tqdm
 
-    from pipeline import predict
+    from pipeline.serving import predict
 
     files = predict.find(paths)
     rows = list(predict.classify(_classifier(), files, tqdm(disable=True)))
@@ -329,7 +337,8 @@ def _page():
     import pandas as pd
     from streamlit.testing.v1 import AppTest
 
-    from pipeline import production, tracking
+    from pipeline.registry import production
+    from pipeline.tracking import store as tracking
     from tests.pipeline.registry import make_metrics
 
     table = pd.DataFrame({"label": ["benign"], "predicted": ["benign"], "benign": 0.9, "malignant": 0.1, "normal": 0})
@@ -348,7 +357,8 @@ def _endpoint():
     """A client of the scoring server on a model folder as it is registered."""
     from starlette.testclient import TestClient
 
-    from pipeline import serve, tracking
+    from pipeline.serving import serve
+    from pipeline.tracking import store as tracking
 
     place = Path(_scratch().name)
     _classifier().model.save(place / "model.keras")
@@ -366,7 +376,7 @@ def _require_inside(place: Path, out: Path, source: Path) -> None:
     written = [path for path in place.rglob("*") if not path.is_dir() or path.is_symlink()]
     outside = [path for path in written if path != source and not path.is_relative_to(out)]
     strange = [path for path in written if path.is_symlink() or not path.is_file()]
-    if outside or strange or Path("/", hostile.EVIL).exists():
+    if outside or strange or Path("/", malformed_inputs.EVIL).exists():
         raise AssertionError(f"written: {[*outside, *strange]}")
 
 

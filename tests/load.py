@@ -40,8 +40,9 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from pipeline import ROOT, ui
-from tests import hostile
+from pipeline.paths import ROOT
+from pipeline.serving import ui
+from tests import malformed_inputs
 from tests.pipeline.conftest import SMALL, Workspace
 from tests.pipeline.registry import free_port, post
 
@@ -114,7 +115,7 @@ def build(workspace: Workspace) -> None:
     shutil.rmtree(workspace.folder / "reports")
     workspace.set_params(SMALL)
     workspace.set_params(OPEN)
-    workspace.python("pipeline.data")
+    workspace.busi("data")
     expected = {}
     for version in ("1", "2"):
         workspace.set_params({"train": {"seed": int(version)}})
@@ -122,7 +123,7 @@ def build(workspace: Workspace) -> None:
         workspace.dvc("repro")
         table = pd.read_csv(workspace.folder / "artifacts/evaluate/predictions.csv").set_index("path")
         expected[f"{NAME}/{version}"] = table[["benign", "malignant", "normal"]].T.to_dict("list")
-    workspace.python("pipeline.promote", "promote", "1", "--yes")
+    workspace.busi("promote", "1", "--yes")
     (workspace.folder / "expected.json").write_text(json.dumps(expected))
 
 
@@ -149,7 +150,7 @@ def serving(workspace: Workspace, seconds: float, seed: int) -> list[str]:
             thread.start()
         try:
             time.sleep(seconds / 2)
-            workspace.python("pipeline.promote", "promote", "2", "--yes")
+            workspace.busi("promote", "2", "--yes")
             time.sleep(max(seconds / 5, begun + seconds - time.monotonic()))
             for one in memory.values():
                 one.stop()
@@ -192,7 +193,7 @@ def ask(
         path = rng.choice(list(files))
         started = time.monotonic()
         try:
-            status, answer = post(target[0], hostile.request_of([files[path]]))
+            status, answer = post(target[0], malformed_inputs.request_of([files[path]]))
             [row] = answer["predictions"]
             version = row["model_version"]
             if status != 200 or not is_said(row["probabilities"].values(), expected[version][path]):
@@ -209,8 +210,8 @@ def session(files: dict, rng: random.Random, ended: threading.Event, known: dict
 
     `known` has what was said of an image by a version; whoever asks again must be told the same.
     """
-    from busi.layout import CLASSES
-    from pipeline import app
+    from busi.data.layout import CLASSES
+    from pipeline.serving import app
 
     while not ended.is_set():
         path = rng.choice(list(files))
@@ -235,7 +236,7 @@ def sessions(seed: int) -> None:
     """The process of the app: sessions as threads, as Streamlit has them, until a line comes in."""
     from streamlit.logger import set_log_level
 
-    from pipeline import app
+    from pipeline.serving import app
 
     set_log_level("error")  # it would say that no browser is there
     expected = json.loads(Path("expected.json").read_text())
@@ -260,7 +261,7 @@ def sessions(seed: int) -> None:
 def hostile_requests(address: str, seed: int, files: dict, expected: dict) -> list[str]:
     """Hostile requests to the living endpoint: no 5xx, no silence, and afterwards it answers as before."""
     failures, statuses = [], Counter()
-    for case in hostile.requests(seed, REQUESTS):
+    for case in malformed_inputs.requests(seed, REQUESTS):
         try:
             status, answer = post(address, case.content)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -299,7 +300,7 @@ def storing(workspace: Workspace, seconds: float, seed: int) -> list[str]:
             show(f"{name}, {what}", [taken for kind, taken in found["seconds"] if kind == what], 0)
         failures += [f"{name}: {error}" for error in found["errors"][:5]]
     failures += held(workspace.folder, said)
-    process = workspace.start("python", "-m", "pipeline.promote", "verify", "--all")
+    process = workspace.start("busi", "verify", "--all")
     output = process.communicate()[0]
     if process.returncode:
         failures.append(f"pipeline.promote verify --all ended with {process.returncode}:\n{output[-2000:]}")
@@ -313,7 +314,9 @@ def crowd(folder: Path, registering: int, reading: int, seconds: float, seed: in
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "src")])  # the server below starts with no other
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.register", "tests.pipeline.conftest"])  # whose imports take seconds
+    context.set_forkserver_preload(
+        ["pipeline.stages.register", "tests.pipeline.conftest"]
+    )  # whose imports take seconds
     parts = [
         ("registering", register_often, registering),
         ("reading", read_often, reading),
@@ -344,7 +347,9 @@ def crowd(folder: Path, registering: int, reading: int, seconds: float, seed: in
 
 def _take_part(kind: str, act: Callable, folder: str, seed: str, ended, barrier, said) -> None:
     """A process: act until the end, and say what was done and what went wrong."""
-    from pipeline import promotion, register, tracking
+    from pipeline.registry import promotion
+    from pipeline.stages import register
+    from pipeline.tracking import store as tracking
 
     os.chdir(folder)
     promotion.smoke = lambda version, files: promotion._check("smoke", True, "Taken for granted here.", 0.0, 0.0)
@@ -370,8 +375,8 @@ def _take_part(kind: str, act: Callable, folder: str, seed: str, ended, barrier,
 
 def register_often(seed: str) -> Iterator[tuple[str, list]]:
     """Another training each time: a run and a version of its own. What is made: (number, run) of each."""
-    from pipeline import register
     from pipeline.params import read_params
+    from pipeline.stages import register
 
     metrics, run, params = json.loads(register.METRICS.read_text()), json.loads(register.RUN.read_text()), read_params()
     place = Path("mlruns", f"training {seed}")
@@ -389,7 +394,8 @@ def register_often(seed: str) -> Iterator[tuple[str, list]]:
 
 def read_often(seed: str) -> Iterator[tuple[str, list]]:
     """What a user looks at; nothing that was there may be gone, and what serves must be served."""
-    from pipeline import promotion, tracking
+    from pipeline.registry import promotion
+    from pipeline.tracking import store as tracking
 
     rng, numbers, entries = random.Random(seed), set(), 0
     while True:
@@ -419,8 +425,9 @@ def read_often(seed: str) -> Iterator[tuple[str, list]]:
 
 def promote_often(seed: str) -> Iterator[tuple[str, list]]:
     """Any version into Production, now and then the one before. What is made: the ids of the log's entries."""
-    from pipeline import promotion, tracking
     from pipeline.params import read_params
+    from pipeline.registry import promotion
+    from pipeline.tracking import store as tracking
 
     rng, params = random.Random(seed), read_params()
     while True:

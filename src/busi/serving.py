@@ -22,10 +22,11 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from busi import DISCLAIMER, images
-from busi.inference import compile_pass
-from busi.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
-from busi.novelty import Novelty
+from busi import DISCLAIMER
+from busi.data import images
+from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
+from busi.model.inference import compile_pass
+from busi.model.ood_detection import Novelty
 
 COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
@@ -71,7 +72,7 @@ class ImageClassifier:
         Raises:
             ValueError: the file can't be read, or there is no such class.
         """
-        from busi.explain import enlarge, heat_map
+        from busi.model.explanation import enlarge, heat_map
 
         if label not in CLASSES:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER
-from pipeline import ROOT
+from pipeline.paths import ROOT
 from tests.bad_images import encoded
 from tests.pipeline.registry import NAME, empty_store, free_port, keras_file, with_production, working_in  # noqa: F401
 

@@ -41,6 +41,8 @@ class Workspace:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.environment = clean | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            # The workspace's own code, before that of the repository that is installed
+            "PYTHONPATH": f"{folder}:{folder / 'src'}",
             "DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc"),
             "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
             "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
@@ -61,6 +63,9 @@ class Workspace:
 
     def python(self, module: str, *arguments: str, code: int = 0) -> str:
         return self.run("python", "-m", module, *arguments, code=code)
+
+    def busi(self, *arguments: str, code: int = 0) -> str:
+        return self.run("busi", *arguments, code=code)
 
     def dvc(self, *arguments: str, code: int = 0) -> str:
         return self.run("dvc", *arguments, code=code)
@@ -136,7 +141,7 @@ def built(tmp_path_factory, worker_id):
         if not said.is_file():
             shutil.rmtree(base / "repository", ignore_errors=True)  # of a process that failed to build it
             workspace = copy_sources(base / "repository")
-            workspace.python("pipeline.data")
+            workspace.busi("data")
             output = workspace.dvc("repro")
             workspace.commit()
             said.write_text(output)

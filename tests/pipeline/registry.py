@@ -23,9 +23,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from busi.layout import CLASSES
-from pipeline import ROOT, promotion, register, tracking, ui
+from busi.data.layout import CLASSES
 from pipeline.params import read_params
+from pipeline.paths import ROOT
+from pipeline.registry import promotion
+from pipeline.serving import ui
+from pipeline.stages import register
+from pipeline.tracking import store as tracking
 
 KEY = "3f" * 32
 NAME = promotion.SYNTHETIC_NAME
@@ -125,8 +129,8 @@ def keras_file(tmp_path_factory):
     """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
     import keras
 
-    from busi.inference import compile_description
-    from busi.novelty import fit
+    from busi.model.inference import compile_description
+    from busi.model.ood_detection import fit
     from busi.serving import ImageClassifier
 
     folder = tmp_path_factory.mktemp("keras")

@@ -16,9 +16,10 @@ from PIL import Image
 from starlette.formparsers import MultiPartParser
 from streamlit.testing.v1 import AppTest
 
-from busi import DISCLAIMER, viewing
-from busi.layout import CLASSES
-from pipeline import ROOT
+from busi import DISCLAIMER
+from busi.data.layout import CLASSES
+from busi.reporting import viewing
+from pipeline.paths import ROOT
 from tests.bad_images import bomb, encoded
 from tests.pipeline.registry import NAME, promote, working_in
 
@@ -98,7 +99,7 @@ def control(app, label):
     [(0.8, 1.0, 7, "80% to 100%"), (1.0, 1.0, 7, "65% to 100%"), (0.0, 0.0, 7, "0% to 35%"), (0.0, 0.0, 0, "0% to 0%")],
 )
 def test_an_interval_without_width_gives_way_to_wilsons(low, high, n, expected):
-    from pipeline import app
+    from pipeline.serving import app
 
     assert app._interval({"value": low if low == high else 0.9, "low": low, "high": high, "n": n}) == expected
 

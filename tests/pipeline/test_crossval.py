@@ -57,7 +57,7 @@ def done(first):
     )
     worker = ("python", "-m", "dask", "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
     workers = [workspace.start(*worker) for _ in range(2)]
-    crossval = workspace.start("python", "-m", "pipeline.crossval", "--folds", "2", "--scheduler", address)
+    crossval = workspace.start("busi", "crossval", "--folds", "2", "--scheduler", address)
     try:
         processes = [psutil.Process(one.pid) for one in workers]
         victim = wait_for_fold(processes, crossval)
@@ -145,20 +145,20 @@ def test_a_run_that_was_cut_off_continues_on_local_workers_to_the_same_end(done)
     before = done.text(REPORT), done.text(PREDICTIONS)
     (done.lost / "result.json").unlink()
     (done.folder / REPORT).unlink()
-    output = done.python("pipeline.crossval", "--folds", "2")
+    output = done.busi("crossval", "--folds", "2")
     assert "2 folds, 1 of them finished before" in output
     assert len(re.findall(r"repeat 0 fold \d: accuracy", output)) == 1
     assert (done.text(REPORT), done.text(PREDICTIONS)) == before
 
 
 def test_what_cannot_be_run_is_said_before_any_work(done):
-    assert "each of 90 folds" in done.python("pipeline.crossval", "--folds", "90", code=1)
+    assert "each of 90 folds" in done.busi("crossval", "--folds", "90", code=1)
     image = done.folder / "data/benign/benign (1).png"
     kept = image.read_bytes()
     image.unlink()
     image.write_bytes(kept + b"x")
     try:
-        output = done.python("pipeline.crossval", "--folds", "2", code=1)
+        output = done.busi("crossval", "--folds", "2", code=1)
     finally:
         image.write_bytes(kept)
     assert "the first is benign/benign (1).png" in output

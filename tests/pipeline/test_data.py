@@ -1,4 +1,4 @@
-"""`python -m pipeline.data` in a real git and DVC repository: what comes in, and that nothing is lost when it fails."""
+"""`busi data` in a real git and DVC repository: what comes in, and that nothing is lost when it fails."""
 
 import errno
 import gc
@@ -21,9 +21,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
-from pipeline import ROOT
-from pipeline import data as command
-from pipeline.outputs import OUTSIDE
+from pipeline.ingest import data as command
+from pipeline.paths import ROOT
+from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT
 
 
 def picture(text: str) -> bytes:
@@ -114,7 +114,7 @@ def filled(templates, tmp_path, monkeypatch):
 @pytest.fixture
 def stub_phantom(monkeypatch):
     """The phantom generator without its physics."""
-    from busi import phantom
+    from busi.phantom import generator as phantom
 
     def generate(folder, counts, seed, workers=None):
         spread(folder, SET)
@@ -398,7 +398,7 @@ def test_what_a_killed_dvc_left_half_written_is_mended(filled):
 
 def test_two_runs_do_not_meet(filled):
     with command._alone():
-        assert "another `python -m pipeline.data`" in run("phantom", code=1)
+        assert "another `busi data`" in run("phantom", code=1)
 
 
 def test_outside_a_repository(tmp_path, monkeypatch):
@@ -524,7 +524,7 @@ def test_a_version_that_is_nowhere_is_named(filled):
     shutil.rmtree(".dvc/cache")
     before = Path("data.dvc").read_bytes()
     output = run(code=1)
-    for said in (f"old {md5}", "dvc checkout: ", "python -m pipeline.data PATH"):
+    for said in (f"old {md5}", "dvc checkout: ", "busi data PATH"):
         assert said in output
     assert not Path("data").exists()
     assert Path("data.dvc").read_bytes() == before
@@ -534,7 +534,7 @@ def test_a_remote_that_does_not_give_the_version_may_be_asked_again(filled):
     assert command._dvc("remote", "add", "-d", "store", str(filled / "gone")).returncode == 0
     shutil.rmtree("data")
     shutil.rmtree(".dvc/cache")
-    assert "dvc pull: " in run(code=OUTSIDE)
+    assert "dvc pull: " in run(code=EXTERNAL_SERVICE_EXIT)
     assert not Path("data").exists()
 
 
@@ -585,4 +585,4 @@ def test_a_version_that_dvc_wrote_by_itself_is_not_taken_for_the_named_one(fille
 def test_help_names_every_source():
     output = run("--help")
     assert all(word in output for word in ("phantom", "busi", "kaggle", "PATH", "data.dvc"))
-    assert os.linesep + "  Examples" in output
+    assert os.linesep + "  TrainingSet" in output

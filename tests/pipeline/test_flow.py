@@ -200,7 +200,7 @@ def test_the_schedule_plans_runs(served):
 def test_after_dvc_repro_the_flow_has_nothing_to_do_without_any_server(first, tmp_path, monkeypatch):
     before = [first.text(path) for path in DECLARED]
     monkeypatch.setitem(first.environment, "HOME", str(tmp_path))
-    output = first.python("pipeline.flow")
+    output = first.busi("flow")
     assert table(output) == dict.fromkeys(STEPS, "cached") | {"summary": "ran"}
     assert "PREFECT_API_URL" not in first.environment
     assert running(first.folder, "create_app") == [], "the server that the flow brought along is still there"
@@ -218,13 +218,13 @@ def test_cancelling_ends_the_stage_and_others_wait_for_it_or_say_who_is_at_work(
     refused = workspace.dvc("repro", code=255)
     assert "is busy, it is being blocked by" in refused
     assert "repro --single-item train" in refused
-    second = workspace.start("python", "-m", "pipeline.flow", "--until", "data")
+    second = workspace.start("busi", "flow", "--until", "data")
     while "waiting: another flow is at work here (PID" not in (line := second.stdout.readline()):
         assert line, "the second flow did not wait"
 
     workspace.run("prefect", "flow-run", "cancel", run)
     wait_until(lambda: served.run(run)["state_type"] == "CANCELLED", "the cancellation")
-    assert running(workspace.folder, "pipeline.train") == []
+    assert running(workspace.folder, "pipeline.stages.train") == []
     second.communicate(timeout=PATIENCE)
     assert second.returncode == 0
 
@@ -234,7 +234,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_words_and_stops_the_later_o
     workspace.environment["BUSI_NOTIFY"] = webhook.url
     webhook.received.clear()
     many = {"split.folds": 40, "split.fold": 0, "split.test": 0.025, "split.train": 0.825}
-    output = workspace.python("pipeline.flow", *sets(many), code=1)
+    output = workspace.busi("flow", *sets(many), code=1)
     words = "error in split: too few images to split: each of 40 folds needs"
     assert words in output
     assert "Traceback" not in output
@@ -258,7 +258,7 @@ def test_a_tracking_server_that_does_not_answer_is_tried_again(served):
     back = yaml.safe_load(workspace.run("git", "show", "HEAD:params.yaml"))
     names = (*ENDLESS, "split.folds", "split.fold", "split.test", "split.train")
     back = {name: json.dumps(back[name.split(".")[0]][name.split(".")[1]]) for name in names}
-    output = workspace.python("pipeline.flow", *sets(back | {"flow.retries": 1, "flow.retry_seconds": 1}), code=1)
+    output = workspace.busi("flow", *sets(back | {"flow.retries": 1, "flow.retry_seconds": 1}), code=1)
     for name in dead:
         del workspace.environment[name]
     assert "Retry 1/1 will start 1 second(s) from now" in output
@@ -270,11 +270,11 @@ def test_a_tracking_server_that_does_not_answer_is_tried_again(served):
 def test_a_flow_waits_for_a_dvc_repro_and_says_so(served):
     workspace = served.workspace
     stages = workspace.text("dvc.yaml")
-    endless = stages.replace("cmd: python -m pipeline.split", "cmd: touch .cache/begun && sleep 1000")
+    endless = stages.replace("cmd: python -m pipeline.stages.split", "cmd: touch .cache/begun && sleep 1000")
     (workspace.folder / "dvc.yaml").write_text(endless)
     repro = workspace.start("dvc", "repro", "--single-item", "split")
     wait_until((workspace.folder / ".cache/begun").exists, "the stage")
-    flow = workspace.start("python", "-m", "pipeline.flow", "--until", "data")
+    flow = workspace.start("busi", "flow", "--until", "data")
     while not re.search(
         rf"waiting: .*dvc repro --single-item split \(PID {repro.pid}\) is at work here", line := flow.stdout.readline()
     ):
@@ -298,14 +298,14 @@ def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(
     api = workspace.environment.pop("PREFECT_API_URL")
     process = workspace.start("python", "-c", started)
     workspace.environment["PREFECT_API_URL"] = api
-    while "> python -m pipeline.validate" not in (line := process.stdout.readline()):
+    while "> python -m pipeline.stages.validate" not in (line := process.stdout.readline()):
         assert line, "validate did not begin"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, output
     assert "error in flow: cancelled" in output
     assert "Traceback" not in output
-    assert running(workspace.folder, "pipeline.validate") == []
+    assert running(workspace.folder, "pipeline.stages.validate") == []
     assert running(workspace.folder, "create_app") == servers, "the server that the flow brought along is still there"
     assert stages_run(workspace.dvc("repro", "validate")) == ["validate"]
     assert workspace.text("dvc.lock") == lock
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(
 )
 def test_what_the_user_typed_wrong_is_said_without_a_traceback(served, arguments, says):
     before = served.workspace.text("params.yaml")
-    output = served.workspace.python("pipeline.flow", *arguments, code=1)
+    output = served.workspace.busi("flow", *arguments, code=1)
     assert says in output
     assert "Traceback" not in output
     assert served.workspace.text("params.yaml") == before

@@ -26,7 +26,7 @@ build("{IMAGE}")()
 @pytest.fixture(scope="module")
 def workspace(make_workspace):
     workspace = make_workspace("kubeflow")
-    workspace.output = workspace.python("pipeline.kubeflow", "--image", IMAGE)
+    workspace.output = workspace.busi("kubeflow", "--image", IMAGE)
     return workspace
 
 

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from pipeline import production, promotion, tracking
-from pipeline.outputs import StageError
+from pipeline.registry import production, promotion
+from pipeline.runtime.errors import StageError
+from pipeline.tracking import store as tracking
 from tests import load
 from tests.pipeline.registry import NAME, promote, working_in
 

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from tqdm import tqdm
 
-from busi.images import read_image
-from pipeline import predict, production
-from pipeline.outputs import StageError
+from busi.data.images import read_image
+from pipeline.registry import production
+from pipeline.runtime.errors import StageError
+from pipeline.serving import predict
 from tests.bad_images import encoded, pixels
 
 

@@ -18,9 +18,13 @@ import yaml
 from typer.testing import CliRunner
 
 from busi import DISCLAIMER
-from pipeline import ROOT, promote, promotion, register, tracking
-from pipeline.outputs import StageError
 from pipeline.params import read_params
+from pipeline.paths import ROOT
+from pipeline.registry import commands as promote
+from pipeline.registry import promotion
+from pipeline.runtime.errors import StageError
+from pipeline.stages import register
+from pipeline.tracking import store as tracking
 from tests.pipeline.registry import (
     NAME,
     REAL_SMOKE,
@@ -477,7 +481,7 @@ def test_the_commands_tell_what_a_person_asks(three):
 
 def test_nothing_but_the_answer_reaches_the_terminal(three):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.promote", "list"]
+    command = [sys.executable, "-m", "pipeline.cli", "versions"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "deprecat" not in done.stdout.lower()

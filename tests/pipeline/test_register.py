@@ -16,10 +16,14 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER
-from busi.layout import CLASSES
-from pipeline import ROOT, lineage, promotion, register, tracking, ui
-from pipeline.outputs import StageError
+from busi.data.layout import CLASSES
 from pipeline.params import read_params
+from pipeline.paths import ROOT
+from pipeline.registry import lineage, promotion
+from pipeline.runtime.errors import StageError
+from pipeline.serving import ui
+from pipeline.stages import register
+from pipeline.tracking import store as tracking
 from tests.pipeline.registry import (
     EPOCHS,
     KEY,
@@ -336,7 +340,7 @@ def test_eight_processes_at_once_make_eight_versions(folder, monkeypatch):
 
 def test_two_processes_on_a_store_that_is_not_there_yet_make_one_version(outputs):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.register"]
+    command = [sys.executable, "-m", "pipeline.stages.register"]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said

@@ -37,7 +37,7 @@ def test_a_second_run_does_nothing_and_says_so(first):
     output = first.dvc("repro")
     assert stages_run(output) == []
     assert "up to date" in output
-    assert "data/ is there already; nothing to do" in first.python("pipeline.data")
+    assert "data/ is there already; nothing to do" in first.busi("data")
     assert first.run("git", "status", "--porcelain") == ""
 
 
@@ -69,7 +69,7 @@ def test_metrics_and_plots_are_there_for_dvc(first):
 
 
 def test_the_summary_tells_what_was_reached_and_what_to_type_next(first):
-    summary = first.python("pipeline.summary")
+    summary = first.busi("summary")
     accuracy = json.loads(first.text("reports/metrics.json"))["accuracy"]
     assert f"{accuracy['value']:.3f} on {accuracy['n']} test images" in summary
     for word in (
@@ -88,7 +88,7 @@ def test_the_summary_tells_what_was_reached_and_what_to_type_next(first):
 def clone(built, tmp_path_factory):
     """A fresh clone elsewhere, whose `dvc repro` was killed while it trained and started again."""
     workspace = built.clone_to(tmp_path_factory.mktemp("second") / "and elsewhere")
-    workspace.python("pipeline.data")
+    workspace.busi("data")
     process = workspace.start("dvc", "repro")
     checkpoint = workspace.folder / "artifacts/train/checkpoint.npz"
     deadline = time.monotonic() + 500
@@ -123,7 +123,7 @@ def test_a_deleted_store_is_noticed_and_comes_back(first):
     before = json.loads(first.text("mlruns/registration.json"))
     for path in first.folder.glob("mlruns/*"):
         first.run("rm", "-rf", str(path))
-    summary = first.python("pipeline.summary")
+    summary = first.busi("summary")
     after = json.loads(first.text("mlruns/registration.json"))
     assert (after["name"], after["verdict"]) == (before["name"], before["verdict"])
     assert after["run_id"] != before["run_id"]
@@ -139,7 +139,7 @@ def test_a_version_is_rebuilt_from_its_commit_and_data_and_comes_out_identical(f
     first.set_params({"train": {"label_smoothing": 0.4}})
     before = first.run("git", "status", "--porcelain")
     rows = store(first, "select count(*) from runs"), store(first, "select count(*) from model_versions")
-    said = first.python("pipeline.reproduce", version)
+    said = first.busi("reproduce", version)
     assert stages_run(said) == STAGES[:-1]
     assert "model file: the same bytes" in said
     assert f"version {version}: identical metrics and predictions" in said
@@ -151,7 +151,7 @@ def test_a_version_is_rebuilt_from_its_commit_and_data_and_comes_out_identical(f
 
 def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
     """The verdict decides, and an override leaves its reason; another threshold is another verdict of the same run."""
-    promote = ("pipeline.promote", "promote", "--yes")
+    promote = ("promote", "--yes")
     # The trial at registration is enough for here: another one a promotion costs seconds
     first.set_params({"promote": {"smoke": False}})
     rejected = json.loads(first.text("mlruns/registration.json"))
@@ -176,7 +176,7 @@ def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
     stages = dict(store(first, "select version, current_stage from model_versions"))
     assert stages[int(newer)] == "Production"
     assert stages[int(number)] == "Archived"
-    assert "FAILED" not in first.python("pipeline.promote", "verify", "--all")
+    assert "FAILED" not in first.busi("verify", "--all")
 
 
 def test_a_training_parameter_does_not_run_the_prefix_again(first):
@@ -205,6 +205,6 @@ def test_too_few_images_for_the_split_are_an_error_that_says_so(first):
 
 def test_without_data_it_says_how_to_get_some(make_workspace):
     workspace = make_workspace("empty")
-    output = workspace.python("pipeline.validate", code=1)
+    output = workspace.python("pipeline.stages.validate", code=1)
     assert "make data" in output
     assert "Traceback" not in output

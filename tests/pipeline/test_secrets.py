@@ -5,8 +5,10 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import promote, promotion, register
-from pipeline.outputs import OUTSIDE, stage
+from pipeline.registry import commands as promote
+from pipeline.registry import promotion
+from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT, stage
+from pipeline.stages import register
 from tests.pipeline.registry import mlflow_server, passing
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
@@ -29,7 +31,7 @@ def test_no_secret_is_written_or_said(outputs, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(SystemExit) as ended, stage("register"):  # nobody answers there any more
         register.main()
-    assert ended.value.code == OUTSIDE
+    assert ended.value.code == EXTERNAL_SERVICE_EXIT
     said = "".join(capfd.readouterr())
     assert "the tracking store http://127.0.0.1" in said
     assert CANARY not in said + shown.output

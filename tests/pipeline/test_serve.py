@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER
-from busi.layout import CLASSES
-from pipeline import ROOT, predict
+from busi.data.layout import CLASSES
+from pipeline.paths import ROOT
+from pipeline.serving import predict
 from tests.pipeline.registry import NAME, free_port, post, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -11,9 +11,12 @@ import tarfile
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import ROOT, promote, register, tracking
-from pipeline.outputs import StageError
 from pipeline.params import read_params
+from pipeline.paths import ROOT
+from pipeline.registry import commands as promote
+from pipeline.runtime.errors import StageError
+from pipeline.stages import register
+from pipeline.tracking import store as tracking
 from tests.pipeline.registry import NAME
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
@@ -78,6 +81,6 @@ def test_the_plain_commands_go_on_in_a_workspace_of_the_first_version(first):
     shutil.copy(LOCK, first.folder / "dvc.lock")
     old = first.text("reports/metrics.json")
     first.dvc("repro")
-    assert "version 2" in first.python("pipeline.summary")
+    assert "version 2" in first.busi("summary")
     assert first.text("reports/metrics.json") != old
     assert first.text("dvc.lock") != LOCK.read_text()

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 import pipeline
-from busi.layout import CLASSES
-from busi.manifest import COLUMNS
-from pipeline import validate
-from pipeline.outputs import stage
+from busi.data.layout import CLASSES
+from busi.data.manifest import COLUMNS
+from pipeline.runtime.lifecycle import stage
+from pipeline.stages import validate
 from tests import bad_images
 
 # Great Expectations' own deprecations are not this project's.
@@ -206,7 +206,7 @@ def test_a_bad_description(work, capsys, content, says):
 
 def test_no_data_at_all(tmp_path):
     shutil.copy(pipeline.ROOT / "params.yaml", tmp_path)
-    command = [sys.executable, "-m", "pipeline.validate"]
+    command = [sys.executable, "-m", "pipeline.stages.validate"]
     environment = {"PYTHONPATH": str(pipeline.ROOT), "PATH": ""}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -24,8 +24,8 @@ class Validated:
     def __init__(self, workspace: Workspace, source: Path):
         self.workspace = workspace
         self.source = source
-        self.brought = workspace.python("pipeline.data", str(source))
-        self.output = workspace.python("pipeline.validate")
+        self.brought = workspace.busi("data", str(source))
+        self.output = workspace.python("pipeline.stages.validate")
         self.dataset = json.loads(workspace.text("data/dataset.json"))
         self.report = json.loads(workspace.text("reports/validation.json"))
         self.manifest = self.table("artifacts/validate/manifest.csv")

@@ -17,11 +17,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from busi.duplicates import find_pairs, fingerprint
-from busi.images import read_image, to_gray
-from busi.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS, parse_name
-from busi.manifest import build_manifest
-from busi.split import PARTS, QUARANTINE, USED_PARTS
+from busi.data.duplicates import find_pairs, fingerprint
+from busi.data.images import read_image, to_gray
+from busi.data.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS, parse_name
+from busi.data.manifest import build_manifest
+from busi.data.split import PARTS, QUARANTINE, USED_PARTS
 
 # Frames of one scan under two labels; each was looked at
 CONFLICTS = """
@@ -127,7 +127,7 @@ def test_a_zip_with_busis_outer_folder_comes_in_equal_to_the_folder(sample, make
         for path in sorted(sample.source.rglob("*.*")):
             writer.write(path, Path("Dataset_BUSI_with_GT") / path.relative_to(sample.source))
     workspace = make_workspace("from-zip")
-    workspace.python("pipeline.data", str(archive))
+    workspace.busi("data", str(archive))
     assert json.loads(workspace.text(f"data/{DATASET_FILE}")) == sample.dataset | {"source": archive.name}
     assert sha256_of_files(workspace.folder / "data") == sha256_of_files(sample.data)
 
@@ -188,7 +188,7 @@ def test_groups_do_not_depend_on_the_size_of_the_images(sample, whole, tmp_path)
 
 @pytest.fixture(scope="module")
 def split(whole) -> pd.DataFrame:
-    whole.workspace.python("pipeline.split")
+    whole.workspace.python("pipeline.stages.split")
     table = whole.table("artifacts/split/split.csv")
     columns = whole.manifest[["path", "sha256", "label_conflict", "duplicate_group"]]
     joined = table.merge(columns, on="path", suffixes=("", "_of_manifest"), validate="1:1")

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from busi import DISCLAIMER, serving
-from busi.inference import compile_description
-from busi.layout import CLASSES
-from busi.novelty import fit
+from busi.data.layout import CLASSES
+from busi.model.inference import compile_description
+from busi.model.ood_detection import fit
 from busi.serving import COLUMNS, ImageClassifier
 
 
@@ -39,7 +39,7 @@ def noise():
 
 @pytest.fixture(scope="module")
 def classifier(model, noise):
-    from busi.images import prepare
+    from busi.data.images import prepare
 
     described = compile_description(model)(np.stack([prepare(Image.fromarray(pixels), 32) for pixels in noise]))
     return ImageClassifier(model, fit(described[:40], described[40:], 1.0), "name/7")
@@ -61,7 +61,7 @@ def test_each_file_is_a_row_and_a_bad_one_disturbs_no_other(classifier, noise):
 
 
 def test_probabilities_are_the_networks_and_the_label_is_the_largest(classifier, model, noise):
-    from busi.images import prepare
+    from busi.data.images import prepare
 
     table = classifier.predict([png(pixels) for pixels in noise[:40]])
     pixels = np.stack([prepare(Image.fromarray(pixels), 32) for pixels in noise[:40]]).astype(np.float32)

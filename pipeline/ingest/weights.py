@@ -1,0 +1,40 @@
+"""Fetch the ImageNet weights of DenseNet121 into weights/: `busi weights`, or `make weights`."""
+
+from pathlib import Path
+
+from pipeline.runtime.errors import StageError
+from pipeline.runtime.lifecycle import stage
+
+# keras.applications' own address and file hash (keras/src/applications/densenet.py)
+URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
+    "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+MD5 = "30ee3e1110167f948a6b9946edeeb738"
+FILE = Path("weights/densenet121_imagenet_notop.h5")
+
+
+def main() -> None:
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        # Downloads beside the target, checks the hash, then renames; a file that is there and right stays
+        pooch.retrieve(
+            URL,
+            known_hash=f"md5:{MD5}",
+            fname=FILE.name,
+            path=FILE.parent,
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+        )
+    # A wrong hash is a ValueError; requests' errors are OSErrors
+    except (ValueError, OSError) as error:
+        raise StageError(
+            f"the ImageNet weights could not be fetched from {URL}; nothing was kept\n  {error}"
+        ) from error
+    print(f"weights: {FILE}\n  use them: set featurize.weights to {FILE.name} in params.yaml, then dvc repro")
+
+
+if __name__ == "__main__":
+    with stage("weights"):
+        main()

@@ -1,0 +1,58 @@
+"""The closing words of `make run`: what was reached, the gate's verdict, where things are, what to type next.
+
+The store is not in `dvc.lock`, so DVC cannot see that it was deleted; this notices, and registers again.
+"""
+
+import json
+from pathlib import Path
+
+from busi import DISCLAIMER
+from busi.evaluation import gate
+from pipeline.params import read_params
+from pipeline.registry import lineage
+from pipeline.runtime.lifecycle import STAGES, seconds_of, stage
+from pipeline.stages import register
+
+REPORT = Path("artifacts/evaluate/report.html")
+DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
+
+
+def main() -> None:
+    params = read_params()
+    data = lineage.dataset()
+    receipt = register.ensure_registered(params)
+    metrics, decision = json.loads(register.METRICS.read_text()), json.loads(register.GATE.read_text())
+
+    accuracy = metrics["accuracy"]
+    print()
+    print(f"data       {data['name']}{', synthetic' if data['synthetic'] else ''}")
+    print(
+        f"accuracy   {accuracy['value']:.3f} on {accuracy['n']} test images, "
+        f"{params.evaluate.confidence:.0%} interval {accuracy['low']:.3f} to {accuracy['high']:.3f}"
+    )
+    print(f"gate       {decision['verdict']}")
+    for rule in decision["rules"]:
+        value = "not measured" if rule["value"] is None else f"{rule['value']:.3f}"
+        wanted = "off" if rule["threshold"] is None else f"{gate.RULES[rule['name']].sign} {rule['threshold']:.2f}"
+        print(f"             {rule['name']:<27} {value}, {wanted}{'  <- failed' if rule['passed'] is False else ''}")
+    print(f"model      {receipt['name']} version {receipt['version']}")
+    print(f"report     {REPORT}")
+    if DATA_DOCS.is_file():  # not a declared output, so neither pulled nor restored
+        print(f"data docs  {DATA_DOCS}")
+    if seconds := seconds_of(STAGES):
+        print(f"seconds    {', '.join(f'{name} {took:.0f}' for name, took in seconds.items())}, when each last ran")
+    override = "" if decision["verdict"] == gate.PASSED else " REASON='...'"
+    promote = f"make promote VERSION={receipt['version']}{override}"
+    print("\nnext")
+    for command, what in (
+        ("make ui", "see run and model in the MLflow UI"),
+        (promote, "serve this version as models:/NAME@production"),
+        ("make data SOURCE=path && make run", "use your own images, a zip or folder in BUSI's layout"),
+    ):
+        print(f"  {command:<36}{what}")
+    print(f"\n{DISCLAIMER}")
+
+
+if __name__ == "__main__":
+    with stage("summary"):
+        main()

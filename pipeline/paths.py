@@ -1,0 +1,37 @@
+"""Every path that two modules name. Relative ones are relative to the repository root, where every command runs."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache"
+
+PARAMS = Path("params.yaml")
+DVC_FILE, DVC_LOCK = Path("dvc.yaml"), Path("dvc.lock")
+DATA, DATA_DVC = Path("data"), Path("data.dvc")
+DATASET = DATA / "dataset.json"
+WEIGHTS = Path("weights")
+
+MANIFEST = Path("artifacts/validate/manifest.csv")
+DATA_DOCS = Path("artifacts/validate/data_docs")  # not declared: it carries times
+SPLIT = Path("artifacts/split/split.csv")
+FEATURES, ROWS = Path("artifacts/featurize/features.npy"), Path("artifacts/featurize/rows.csv")
+MODEL = Path("artifacts/train/model.keras")
+HISTORY = Path("artifacts/train/history.csv")
+RUN = Path("artifacts/train/run.json")
+CHECKPOINT = Path("artifacts/train/checkpoint.npz")  # not declared, so that DVC leaves it to a run that goes on
+PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
+HEAT_MAPS = Path("artifacts/evaluate/heat_maps.npz")
+OOD_DETECTOR = Path("artifacts/evaluate/novelty.npz")
+PLOTS = Path("artifacts/evaluate/plots")
+SMOKE = Path("artifacts/evaluate/smoke")
+FIGURES = Path("artifacts/report/figures")
+REPORT = Path("artifacts/report/report.html")
+VERDICT = Path("artifacts/register/verdict.txt")
+
+VALIDATION_REPORT = Path("reports/validation.json")
+SPLIT_REPORT = Path("reports/split.json")
+METRICS = Path("reports/metrics.json")
+GATE = Path("reports/gate.json")
+
+STORE = Path("mlruns")
+RECEIPT = STORE / "registration.json"

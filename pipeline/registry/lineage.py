@@ -1,0 +1,217 @@
+"""What produced a model: code, data, split, parameters, weights and packages, as text that fits a tag.
+
+Every value is a string; what can't be known says so, so that a version always tells whether there was a commit, a
+remote or an uncommitted change.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from pipeline.params import PARAMS
+from pipeline.runtime.errors import StageError
+
+DATA_FILE = Path("data.dvc")
+LOCK_FILE = Path("dvc.lock")
+DATASET = Path("data/dataset.json")
+SPLIT = Path("artifacts/split/split.csv")
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "scikit-learn", "mlflow", "dvc")
+
+RUN_WRITES = (":(exclude)dvc.lock", ":(exclude)reports")
+FIELDS = (
+    "commit", "tree", "remote", "data_set", "synthetic", "data_md5", "split_md5", "params_md5", "dvc_lock_md5",
+    "weights", "weights_md5", "packages",
+)  # fmt: skip
+NAMED = 5  # changed files that are named
+# What decides a run and is in git: where it differs from the commit, a rebuild needs the difference
+DECIDES = ("dvc.yaml", "params.yaml", "data.dvc", "pipeline", "src", "weights")
+
+NOT_RECORDED = "not recorded"
+NO_REPOSITORY = "not a git repository"
+NO_COMMIT = "no commit"
+
+
+def collect(weights: str) -> dict[str, str]:
+    """The lineage of what stands in the working directory, the repository root.
+
+    Args:
+        weights: `featurize.weights`, `none` or the name of a file under `weights/`.
+
+    Returns:
+        One text for each of `FIELDS`.
+    """
+    data = dataset()
+    return {
+        **_code(),
+        "data_set": data["name"],
+        "synthetic": str(data["synthetic"]).lower(),
+        "data_md5": _data_md5(),
+        "split_md5": md5(SPLIT),
+        "params_md5": md5(PARAMS),
+        "dvc_lock_md5": lock_md5(LOCK_FILE),
+        "weights": weights,
+        "weights_md5": _weights_md5(weights),
+        "packages": packages(),
+    }
+
+
+def of_evaluation(weights: str) -> dict[str, str]:
+    """The part of the lineage that is a function of what stage `evaluate` declares, so that its report may show it."""
+    return {
+        "data_set": dataset()["name"],
+        "data_source": str(dataset().get("source", NOT_RECORDED)),
+        "data_md5": _data_md5(),
+        "split_md5": md5(SPLIT),
+        "weights": weights,
+        "weights_md5": _weights_md5(weights),
+        "packages": _locked(),
+    }
+
+
+def packages() -> str:
+    """`name version, ...` of Python and of the packages that decide what comes out."""
+    return f"python {platform.python_version()}, {_locked()}"
+
+
+def uncommitted() -> str:
+    """What decides a run and differs from the commit, as a patch that `git apply` takes; empty when nothing does.
+
+    New files are in it. Files that decide nothing are not: they may hold what should not leave this machine.
+    """
+    if _git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of its own: the user's staged changes are left as they are
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        _git("read-tree", "HEAD", environment=index)
+        present = [path for path in DECIDES if Path(path).exists()]
+        _git("add", "--all", "--", *present, environment=index)
+        patch = _git("diff", "--cached", "--binary", "HEAD", "--", *DECIDES, environment=index)
+    return f"{patch}\n" if patch else ""
+
+
+def dataset() -> dict:
+    """The content of `data/dataset.json`, with at least `name` and `synthetic`."""
+    if not DATASET.is_file():
+        raise StageError(
+            f"{DATASET} not found\n  bring data in with `make data SOURCE=...`, or `dvc checkout data.dvc`"
+        )
+    try:
+        found = json.loads(DATASET.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{DATASET} is not JSON: {error}\n  bring the data in again with `make data`") from error
+    if not isinstance(found, dict) or not isinstance(found.get("synthetic"), bool) or not found.get("name"):
+        raise StageError(
+            f"{DATASET} must hold `name` (text) and `synthetic` (true or false)\n  bring the data in again"
+        )
+    return found
+
+
+def md5(path: Path) -> str:
+    """The md5 of a file as DVC writes it, or `not recorded` where there is no such file."""
+    if not path.is_file():
+        return NOT_RECORDED
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def lock_md5(path: Path) -> str:
+    """The md5 of `dvc.lock` without its `register` stage, which DVC adds only after registration has read the file.
+
+    So it is the same during the run that registers and ever after; of the remaining YAML, as JSON with sorted keys.
+    """
+    if not path.is_file():
+        return NOT_RECORDED
+    lock = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    lock.get("stages", {}).pop("register", None)
+    return hashlib.md5(json.dumps(lock, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
+def without_credentials(url: str) -> str:
+    """A remote's URL without user name, password or token.
+
+    >>> without_credentials("https://me:secret@host/team/busi.git")
+    'https://host/team/busi.git'
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url  # a path, or user@host:path, which has no place for a password
+    host, slash, path = rest.partition("/")
+    user, at, host = host.rpartition("@")
+    kept = f"{user.partition(':')[0]}{at}" if scheme == "ssh" else ""
+    return f"{scheme}://{kept}{host}{slash}{path.partition('?')[0]}"
+
+
+def _locked() -> str:
+    """Those of the packages, which requirements.lock decides; it leaves Python open."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+
+
+def _code() -> dict[str, str]:
+    inside = _git("rev-parse", "--show-toplevel")
+    if inside is None or Path(inside).resolve() != Path.cwd().resolve():
+        return {"commit": NO_REPOSITORY, "tree": NO_REPOSITORY, "remote": NO_REPOSITORY}
+    return {
+        "commit": _git("rev-parse", "--verify", "--quiet", "HEAD") or NO_COMMIT,
+        "tree": _tree(),
+        "remote": _remote(),
+    }
+
+
+def _tree() -> str:
+    """`clean`, or what differs from the commit. What a run itself writes (`dvc.lock`, `reports/`) is not a change."""
+    listed = _git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", ".", *RUN_WRITES)
+    if listed is None:
+        return NOT_RECORDED
+    changed = sorted(entry[3:] for entry in listed.split("\0") if entry)
+    if not changed:
+        return "clean"
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return f"uncommitted changes: {', '.join(changed[:NAMED])}{more}"
+
+
+def _remote() -> str:
+    names = (_git("remote") or "").split()
+    if not names:
+        return "none"
+    name = "origin" if "origin" in names else names[0]
+    return without_credentials(_git("config", "--get", f"remote.{name}.url") or "none")
+
+
+def _git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """What git prints, without the final newline; None when it fails or is not installed."""
+    variables = {**os.environ, **(environment or {})}
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, errors="replace", check=False, env=variables
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+
+
+def _data_md5() -> str:
+    """The md5 that DVC gives `data/`, as `data.dvc` has it."""
+    if not DATA_FILE.is_file():
+        return NOT_RECORDED
+    outs = (yaml.safe_load(DATA_FILE.read_text(encoding="utf-8")) or {}).get("outs") or [{}]
+    return str(outs[0].get("md5", NOT_RECORDED))
+
+
+def _weights_md5(weights: str) -> str:
+    """The md5 of a file under `weights/`, or `none` for random weights."""
+    if weights == "none":
+        return "none"
+    path = Path(weights)
+    return md5(path if path.parts[0] == "weights" else Path("weights") / path)

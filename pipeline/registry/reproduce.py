@@ -1,0 +1,206 @@
+"""Rebuild a registered version from what it says of itself, and say whether the same comes out.
+
+`busi reproduce VERSION`: a scratch worktree under `.cache/reproduce/` at the version's commit, with what
+was uncommitted then and the version's data; there `dvc repro evaluate` runs every stage up to that one anew, with a
+store of its own. Then metrics and predictions, of which the verdict is a function, are compared with those that were
+registered. The working tree and its store are only read.
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+import yaml
+
+from busi.data.layout import CLASSES
+from pipeline.paths import CACHE, ROOT
+from pipeline.registry import lineage
+from pipeline.runtime.atomic_io import sha256
+from pipeline.runtime.errors import StageError
+from pipeline.runtime.lifecycle import stage
+
+FOLDER = CACHE / "reproduce"
+METRICS, PREDICTIONS = Path("reports/metrics.json"), Path("artifacts/evaluate/predictions.csv")
+MODEL = Path("artifacts/train/model.keras")
+SHOWN = 10  # differences that are named
+
+
+def main(
+    version: Annotated[int, typer.Argument(help="Number of a registered version.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Registered model. Left out: that of the data set that is in data/.")
+    ] = None,
+) -> None:
+    """Rebuild a version from its commit and data in a scratch worktree, and compare: identical, or different and where.
+
+    Exit code 0 when identical, 1 when different; then the worktree stays for a look.
+    """
+    with stage("reproduce"):
+        from pipeline.registry import promotion
+        from pipeline.stages import register
+        from pipeline.tracking import store as tracking
+
+        name = model or promotion.registered_name(lineage.dataset())
+        tracking.connect()
+        chosen = promotion.choose(name, version)
+        with tracking.files_of(chosen) as files:
+            wrong = promotion.unaltered(chosen, files)
+            if not wrong["passed"]:
+                raise StageError(f"{name} version {version} can't be compared with: {wrong['sentence']}")
+            evidence = ("metrics.json", "predictions.csv")
+            registered = {file: (files / file).read_text(encoding="utf-8") for file in evidence}
+            patch = files / register.UNCOMMITTED
+            tree = FOLDER / f"{name}-v{version}"
+            lay_out(tree, chosen.tags, patch.read_bytes() if patch.is_file() else b"")
+        bring_data(tree, chosen.tags)
+        for note in changed_packages(chosen.tags.get("packages", "")):
+            typer.echo(f"note: {note}")
+        run(tree, "dvc", "repro", "--force", "--no-run-cache", "evaluate")
+        differences = compare(registered, tree)
+        same_file = sha256(tree / MODEL) == chosen.tags.get("model_sha256")
+        typer.echo(f"model file: {'the same bytes' if same_file else 'other bytes'}")
+        if differences:
+            lines = [f"  {line}" for line in differences[:SHOWN]]
+            more = [f"  and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+            where = f"  the rebuilt version is in {tree.relative_to(ROOT)}"
+            raise StageError("\n".join([f"{name} version {version} comes out different", *lines, *more, where]))
+        remove(tree)
+        typer.echo(f"{name} version {version}: identical metrics and predictions")
+
+
+def lay_out(tree: Path, tags: Mapping[str, str], patch: bytes) -> None:
+    """Make the worktree at the version's commit, with what was uncommitted then.
+
+    Raises:
+        StageError: the version has no commit, or the commit is not here.
+    """
+    commit = tags.get("commit", lineage.NOT_RECORDED)
+    if commit in (lineage.NOT_RECORDED, lineage.NO_COMMIT, lineage.NO_REPOSITORY):
+        raise StageError(f"this version was registered without a commit ({commit}), so it can't be rebuilt")
+    if git("cat-file", "-e", f"{commit}^{{commit}}", check=False).returncode:
+        raise StageError(
+            f"commit {commit} is not in this repository\n  fetch it from {tags.get('remote', 'its remote')}"
+        )
+    remove(tree)
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    git("worktree", "add", "--detach", str(tree), commit)
+    if patch:
+        git("-C", str(tree), "apply", "--whitespace=nowarn", "-", content=patch)
+    weights = tags.get("weights", "none")
+    if not (tree / "weights" / weights).is_file():  # not in git, as ImageNet's
+        here = ROOT / "weights" / weights
+        if lineage.md5(here) != tags.get("weights_md5"):
+            md5 = tags.get("weights_md5")
+            raise StageError(f"weights/{weights} with md5 {md5} is not here\n  `make weights` fetches ImageNet's")
+        shutil.copyfile(here, tree / "weights" / weights)
+    # The cache is shared: it holds the data, and what comes out the same takes no room twice
+    run(tree, "dvc", "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
+
+
+def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
+    """Bring the version's data: from DVC's cache, from its remote, or, for the embedded set, by making it anew.
+
+    Raises:
+        StageError: none of these has it.
+    """
+    named = yaml.safe_load((tree / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    wanted = tags.get("data_md5")
+    if named != wanted:
+        raise StageError(f"data.dvc of commit {tags['commit']} names version {named}, the registered version {wanted}")
+    ways = [("dvc", "checkout", "data.dvc"), ("dvc", "pull", "data.dvc")]
+    if tags.get("synthetic") == "true":
+        ways.append((sys.executable, "-m", "pipeline.cli", "data", "phantom"))
+    for way in ways:
+        done = subprocess.run(way, cwd=tree, env=environment(tree), capture_output=True, text=True, check=False)
+        if done.returncode == 0 and (tree / "data" / "dataset.json").is_file():
+            break
+    else:
+        raise StageError(
+            f"data version {wanted} is neither in DVC's cache nor in a remote\n"
+            "  bring that data in once with `make data SOURCE=...`, or add the remote that holds it with `make remote`"
+        )
+    found = yaml.safe_load((tree / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    if found != wanted:
+        raise StageError(f"the data set came out as version {found}, not {wanted}: another processor or environment")
+
+
+def compare(registered: Mapping[str, str], tree: Path) -> list[str]:
+    """Where the rebuilt metrics and predictions differ from the registered ones; empty when they do not."""
+    from pipeline.tracking import store as tracking
+
+    before, after = json.loads(registered["metrics.json"]), json.loads((tree / METRICS).read_text(encoding="utf-8"))
+    before, after = tracking.flat(before), tracking.flat(after)
+    differences = [
+        f"{name}: registered {before.get(name, 'missing')}, rebuilt {after.get(name, 'missing')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    rebuilt = (tree / PREDICTIONS).read_text(encoding="utf-8")
+    if rebuilt != registered["predictions.csv"]:
+        differences.append(describe_predictions(registered["predictions.csv"], rebuilt))
+    return differences
+
+
+def describe_predictions(registered: str, rebuilt: str) -> str:
+    before, after = (pd.read_csv(io.StringIO(text)).set_index("path") for text in (registered, rebuilt))
+    if list(before.index) != list(after.index):
+        common = len(before.index.intersection(after.index))
+        return f"predictions: of {len(before)} and {len(after)} test images, {common} in common"
+    other = int((before["predicted"] != after["predicted"]).sum())
+    gap = float((before[list(CLASSES)] - after[list(CLASSES)]).abs().to_numpy().max())
+    return f"predictions: {other} of {len(before)} images in another class, probabilities differ by up to {gap:.2g}"
+
+
+def changed_packages(recorded: str) -> list[str]:
+    """What packages had other versions at registration than now."""
+    then = dict(part.rsplit(" ", 1) for part in recorded.split(", ") if " " in part)
+    now = dict(part.rsplit(" ", 1) for part in lineage.packages().split(", "))
+    return [
+        f"{name} was {version} at registration and is {now.get(name, 'missing')} now"
+        for name, version in then.items()
+        if now.get(name) != version
+    ]
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """The variables of a command in the worktree: its own store and caches, this environment's programs."""
+    others = ("MLFLOW_", "DVC_", "GIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(tree / ".cache" / "dvc"),
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+
+def run(tree: Path, *command: str) -> None:
+    """Run a command in the worktree; what it prints goes to the terminal."""
+    code = subprocess.run(command, cwd=tree, env=environment(tree), check=False).returncode
+    if code:
+        raise StageError(f"`{' '.join(command)}` ended with {code} in {tree.relative_to(ROOT)}, which stays for a look")
+
+
+def git(*arguments: str, content: bytes | None = None, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, input=content, capture_output=True, check=False)
+    if check and done.returncode:
+        raise StageError(f"`git {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()}")
+    return done
+
+
+def remove(tree: Path) -> None:
+    """Remove a worktree, also what a killed process left of one."""
+    git("worktree", "remove", "--force", str(tree), check=False)
+    shutil.rmtree(tree, ignore_errors=True)
+    git("worktree", "prune")
+
+
+if __name__ == "__main__":
+    typer.run(main)

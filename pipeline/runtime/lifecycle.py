@@ -1,0 +1,78 @@
+"""How a command or stage begins and ends: signals, the one form of an error message, exit codes, time taken."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline.runtime.atomic_io import write_json
+from pipeline.runtime.errors import ExternalServiceError, StageError
+from pipeline.runtime.processes import end_with_parent
+
+STAGES = ("validate", "split", "featurize", "train", "evaluate", "report", "register")  # those of dvc.yaml
+TIMINGS = Path(".cache/timings")  # not beside the outputs: a time is a function of no input
+
+EXTERNAL_SERVICE_EXIT = 75  # exit code, EX_TEMPFAIL of sysexits.h
+INTERRUPTED_EXIT = 130  # exit code, as a shell has it of Ctrl-C
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # user and password in the address of a store or a remote
+
+_OF_DVC = re.compile(r"\.[\w-]{22}\.tmp")  # dvc_objects.fs.utils.tmp_fname
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
+
+    An `ExternalServiceError` ends it with `EXTERNAL_SERVICE_EXIT`, so that the flow knows what is worth another try. Ctrl-C, SIGTERM and SIGHUP
+    end it with `INTERRUPTED_EXIT`, after everything on the way out has cleaned up. Errors of other types are bugs and keep
+    their traceback. How long one of `STAGES` took is left in `TIMINGS`.
+    """
+    started = time.monotonic()
+    if threading.current_thread() is threading.main_thread():  # only there can it be said
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) is signal.SIG_DFL:  # not under nohup
+                signal.signal(ending, _interrupt)
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()
+        _sweep(Path("artifacts", name))
+    try:
+        yield
+        if name in STAGES:
+            write_json(TIMINGS / f"{name}.json", {"seconds": round(time.monotonic() - started, 1)})
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; nothing half done is kept, and the same command goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED_EXIT)
+    except (StageError, ValueError, OSError) as error:
+        if os.environ.get("BUSI_TRACEBACK"):
+            raise
+        text = str(error)
+        if isinstance(error, FileNotFoundError) and error.filename:
+            text = f"{error.filename} not found\n  the stages before write it: dvc repro"
+        print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
+        sys.exit(EXTERNAL_SERVICE_EXIT if isinstance(error, ExternalServiceError) else 1)
+
+
+def seconds_of(stages: Iterable[str]) -> dict[str, float]:
+    """How long each stage took when it last ran here, without the start of Python; one that never did is left out."""
+    files = {name: TIMINGS / f"{name}.json" for name in stages}
+    return {name: json.loads(file.read_text())["seconds"] for name, file in files.items() if file.is_file()}
+
+
+def _interrupt(number: int, frame) -> None:
+    """End as by Ctrl-C. Once: DVC, ended by the same signal, sends another one (see below) into the cleaning up."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a DVC that was killed while it linked a stage's outputs left beside them; a living one now waits."""
+    for left in folder.glob(".*.tmp"):
+        if _OF_DVC.fullmatch(left.name):
+            left.unlink()

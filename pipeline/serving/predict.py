@@ -1,0 +1,130 @@
+"""What the Production model says of image files: `busi predict PATH...`.
+
+A path is an image file or a folder, of which every image file is taken, whatever lies how deep. Prints a table, or with
+`--csv` or `--json` the same for programs, with the columns that `busi.serving` describes and the path before them; in
+the CSV each class has a column. A file that can't be read or is no ultrasound image has its row and its reason.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from tabulate import tabulate
+from tqdm import tqdm
+
+from busi import DISCLAIMER
+from busi.data.images import printable
+from busi.data.layout import CLASSES, IMAGE_SUFFIXES
+from busi.serving import MAX_BYTES
+from pipeline.runtime.errors import StageError
+from pipeline.runtime.lifecycle import stage
+
+BATCH = 32  # files in memory at once
+
+
+def main(
+    paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them", show_default=False)],
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON list")] = False,
+    model: Annotated[str | None, typer.Option(help="registered model; by default that of the data set")] = None,
+) -> None:
+    """Classify image files with the Production model. For research and education only. Not a medical device."""
+    with stage("predict"):
+        if as_csv and as_json:
+            raise StageError("both --csv and --json were given; expected one of them")
+        files = find(paths)
+
+        from pipeline.registry import production
+
+        with tqdm(total=len(files), desc="predict", unit="image", disable=None) as progress:
+            classifier = production.load(model or production.default_name()).classifier
+            rows = list(classify(classifier, files, progress))
+    # A name on disk may be no text: its bytes are printed as \udcXX, which JSON takes
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif as_csv:
+        flatten(rows).to_csv(sys.stdout, index=False, lineterminator="\n", float_format="%.6f")
+    else:
+        print(as_table(rows))
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """The files that the paths name, folders' in order of their names.
+
+    Raises:
+        StageError: a path is not there, or a folder has no image file in it.
+    """
+    files = []
+    for path in paths:
+        if path.is_dir():
+            named = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(file for file in named if not file.is_dir())
+            if not found:
+                raise StageError(
+                    f"{printable(str(path))} has no image file in it; expected names ending in "
+                    f"{', '.join(IMAGE_SUFFIXES)}"
+                )
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise StageError(f"{printable(str(path))} not found; expected image files, or folders of them")
+    return files
+
+
+def classify(classifier, files: list[Path], progress: tqdm) -> Iterator[dict]:
+    """A row a file, as `busi.serving` gives it, with the file's path before it."""
+    for start in range(0, len(files), BATCH):
+        batch = files[start : start + BATCH]
+        contents, unreadable = [], {}
+        for path in batch:
+            try:
+                contents.append(_content(path))
+            except ValueError as error:
+                contents.append(b"")  # refused as well; the reason is ours
+                unreadable[path] = str(error)
+        said = classifier.predict(contents).to_dict(orient="records")
+        for path, row in zip(batch, said, strict=True):
+            yield {"path": str(path), **row, "reason": unreadable.get(path, row["reason"])}
+        progress.update(len(batch))
+
+
+def flatten(rows: list[dict]) -> pd.DataFrame:
+    """The same with a column a class in place of `probabilities`."""
+    table = pd.DataFrame(rows, dtype=object)  # as text, pandas refuses a name that is none
+    place = table.columns.get_loc("probabilities")
+    for offset, label in enumerate(CLASSES):
+        table.insert(place + 1 + offset, label, [said[label] if said else None for said in table["probabilities"]])
+    return table.drop(columns="probabilities")
+
+
+def as_table(rows: list[dict]) -> str:
+    """The table for people, with the model's version and the disclaimer under it."""
+    shown = []
+    for row in rows:
+        percent = [f"{row['probabilities'][label]:.1%}" if row["accepted"] else "" for label in CLASSES]
+        shown.append([printable(row["path"]), row["label"] or "refused", *percent, row["reason"]])
+    refused = sum(not row["accepted"] for row in rows)
+    # Only the reason is wrapped: a name that is broken in two can't be found or copied
+    table = tabulate(shown, headers=["file", "label", *CLASSES, "reason"], maxcolwidths=[*[None] * 5, 60])
+    return f"{table}\n\n{len(rows) - refused} classified, {refused} refused by {rows[0]['model_version']}\n{DISCLAIMER}"
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, of one that is too large so many that it is refused. Raises ValueError with the reason."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("neither a file nor a link to one")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"can't be opened: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,86 @@
+"""One compiled pass over images gives all that is asked of the network: tracing DenseNet121 takes seconds.
+
+pixels (n, S, S, 3) in 0-255 -> probabilities, the numbers that `busi.novelty` measures distances between, and the
+feature maps that `busi.explain` starts from
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from busi.model.backbone import LEVELS
+
+DESCRIBED = ("conv1_relu", "pool2_pool")  # with later layers more photographs pass: benchmarks/unknown_input.py
+
+
+class Seen(NamedTuple):
+    """What the network makes of n images, all float32."""
+
+    probabilities: np.ndarray  # (n, classes)
+    described: np.ndarray  # (n, F): of each of `DESCRIBED` the channels' means and logs of standard deviations
+    levels: list[np.ndarray]  # each (n, h, w, C), the outputs of those of `LEVELS` that the model has
+
+
+def compile_pass(model) -> Callable[[np.ndarray], Seen]:
+    """A function of pixels, (n, S, S, 3) in 0-255 of any type. It follows when the model's weights are set anew.
+
+    Args:
+        model: Keras model with layers named `DESCRIBED` and the last of `LEVELS`, pixels (n, S, S, 3) in 0-255 to
+            probabilities (n, classes).
+
+    Raises:
+        ValueError: it lacks one of these layers.
+    """
+    from busi.backend import keras, tf  # here, so that reading this module's names costs no TensorFlow
+
+    layers = _outputs(model, {*DESCRIBED, LEVELS[-1]})
+    levels = [layers[name] for name in LEVELS if name in layers]
+    network = keras.Model(model.input, [model.output, [layers[name] for name in DESCRIBED], levels])
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+    def run(pixels):
+        probabilities, described, levels = network(pixels, training=False)
+        return probabilities, _numbers(described), levels
+
+    return lambda pixels: Seen(*tf.nest.map_structure(lambda found: found.numpy(), run(tf.cast(pixels, tf.float32))))
+
+
+def compile_description(model) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of pixels to `Seen.described` alone, which early layers give in a third of the time of a pass.
+
+    Args:
+        model: as for `compile_pass`, of which it needs the layers named `DESCRIBED`.
+
+    Raises:
+        ValueError: it lacks one of these layers.
+    """
+    from busi.backend import keras, tf
+
+    layers = _outputs(model, set(DESCRIBED))
+    network = keras.Model(model.input, [layers[name] for name in DESCRIBED])
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+    def run(pixels):
+        return _numbers(network(pixels, training=False))
+
+    return lambda pixels: run(tf.cast(pixels, tf.float32)).numpy()
+
+
+def _outputs(model, needed: set[str]) -> dict:
+    """The outputs of a model's layers by name. Raises ValueError where a needed one is missing."""
+    outputs = {layer.name: layer.output for layer in model.layers}
+    if missing := needed - set(outputs):
+        raise ValueError(f"the model has no layer {', '.join(sorted(missing))}; expected DenseNet121's layers")
+    return outputs
+
+
+def _numbers(maps: list):
+    """What `Seen.described` says of feature maps (n, h, w, C), float32 (n, F)."""
+    from busi.backend import tf
+
+    numbers = []
+    for layer in maps:
+        mean, variance = tf.nn.moments(layer, axes=[1, 2])
+        numbers += [mean, tf.math.log1p(tf.sqrt(variance))]
+    return tf.concat(numbers, axis=1)

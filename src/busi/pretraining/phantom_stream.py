@@ -1,0 +1,116 @@
+"""The endless sequence of phantoms that pretraining learns from: varied ones, with the generator's own truth.
+
+Without Keras, as the processes that render import it. No phantom comes twice; each is shown in two views, each in a
+window of its own, mirrored or not, with its own gain and gamma.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from busi.data.layout import CLASSES
+from busi.data.process_pool import process_pool
+from busi.phantom.generator import DESCRIPTORS, Scan, annotate, render
+
+# Value lists of the tasks; a normal phantom has no lesion and so no descriptors: its weight in those tasks is 0
+TASKS = {
+    name: sorted({value for chances in table.values() for value in chances}) for name, table in DESCRIPTORS.items()
+}
+STRIDE = 8  # of the pictures that are targets
+VIEWS = 2
+NATIVE = (200, 440)  # least and most pixels a side before the view is taken
+ANNOTATED = 0.25
+MAX_CROP = 0.25  # of the side, and never into a lesion
+AHEAD = 40  # batches rendered ahead, a process: a compiler keeps the first step waiting for minutes
+
+
+class Example(NamedTuple):
+    pixels: np.ndarray  # uint8 (VIEWS, S, S)
+    cover: np.ndarray  # of the lesions, uint8 (VIEWS, S/8, S/8), 0-255
+    echogenicity: np.ndarray  # uint8 (VIEWS, S/8, S/8), as in `phantom.Scan`
+    truth: dict[str, int]  # task -> index into its values
+    label: int  # index into `layout.CLASSES`
+
+
+class Batch(NamedTuple):
+    """Of n phantoms 2 n images: the first views of all of them before the second ones."""
+
+    pixels: np.ndarray  # uint8 (2 n, S, S, 1)
+    targets: dict[str, np.ndarray]  # class and descriptors int32 (2 n,), pictures float32 (2 n, S/8, S/8, 1)
+    weights: dict[str, np.ndarray]  # float32 (2 n,)
+
+
+def example(seed: int, number: int, size: int) -> Example:
+    """Phantom `number` of the endless sequence. Classes are equally likely."""
+    rng = np.random.default_rng([seed, number])
+    label = int(rng.integers(len(CLASSES)))
+    native = (int(rng.integers(NATIVE[0], NATIVE[1] + 1)), int(rng.integers(NATIVE[0], NATIVE[1] + 1)))
+    scan = render(rng, CLASSES[label], native, varied=True)
+    if rng.random() < ANNOTATED:
+        scan = scan._replace(image=annotate(rng, scan.image, scan.masks))
+    truth = {name: values.index(scan.descriptors[name]) if scan.masks else 0 for name, values in TASKS.items()}
+    views = [_view(rng, scan, size) for _ in range(VIEWS)]
+    return Example(*map(np.stack, zip(*views, strict=True)), truth, label)
+
+
+def stream(seed: int, first: int, count: int, size: int, workers: int) -> Iterator[Batch]:
+    """Batches of `count` phantoms of the endless sequence, from number `first` on, rendered in `workers` processes."""
+    with process_pool(workers) as pool:
+        ahead = [pool.submit(batch, seed, first + i * count, count, size) for i in range(AHEAD * workers)]
+        following = first + len(ahead) * count
+        while True:
+            yield ahead.pop(0).result()
+            ahead.append(pool.submit(batch, seed, following, count, size))
+            following += count
+
+
+def batch(seed: int, first: int, count: int, size: int) -> Batch:
+    """The batch of phantoms `first` to `first + count - 1`."""
+    examples = [example(seed, first + i, size) for i in range(count)]
+
+    def numbers(of_one: Iterable[int]) -> np.ndarray:
+        return np.tile(np.array(list(of_one), np.int32), VIEWS)
+
+    def pictures(name: str) -> np.ndarray:
+        return np.concatenate(np.stack([getattr(one, name) for one in examples], axis=1))[..., None]
+
+    label = numbers(one.label for one in examples)
+    targets = {name: numbers(one.truth[name] for one in examples) for name in TASKS}
+    targets |= {"class": label, "mask": pictures("cover").astype(np.float32) / 255}
+    targets |= {"echogenicity": pictures("echogenicity").astype(np.float32)}
+    lesion, everywhere = (label != CLASSES.index("normal")).astype(np.float32), np.ones(len(label), np.float32)
+    weights = dict.fromkeys(targets, everywhere) | dict.fromkeys(TASKS, lesion)
+    return Batch(pictures("pixels"), targets, weights)
+
+
+def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A window of a scan as some scanner would show it, and the lesions' cover and the echogenicity there."""
+    height, width = scan.image.shape
+    mask = np.max(scan.masks, axis=0) if scan.masks else np.zeros_like(scan.image)
+    # left, top, right and bottom of what the window keeps
+    inner = Image.fromarray(mask).getbbox() or (width * 2 // 5, height * 2 // 5, width * 3 // 5, height * 3 // 5)
+    room = (inner[0], inner[1], width - inner[2], height - inner[3])
+    cut = [
+        int(min(most, MAX_CROP * side) * rng.random() * (rng.random() < 0.7))
+        for most, side in zip(room, (width, height, width, height), strict=True)
+    ]
+    window = (cut[0], cut[1], width - cut[2], height - cut[3])
+    layers = [
+        Image.fromarray(layer).resize((size, size), Image.Resampling.BILINEAR, window, reducing_gap=2.0)
+        for layer in (scan.image, mask, scan.echogenicity)
+    ]
+    if rng.random() < 0.5:
+        layers = [layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in layers]
+    grey, *truth = layers
+    cells = (size // STRIDE, size // STRIDE)
+    return _shown(np.asarray(grey), rng), *(np.asarray(layer.resize(cells, Image.Resampling.BOX)) for layer in truth)
+
+
+def _shown(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Other gamma, contrast, gain and gain over depth; black stays black: no echo is there that these could raise."""
+    depth = np.linspace(-0.5, 0.5, len(grey), dtype=np.float32)[:, None]
+    shown = 255 * (grey.astype(np.float32) / 255) ** np.exp(rng.uniform(-0.45, 0.45))
+    shown = (shown - 64) * rng.uniform(0.7, 1.3) + 64 + rng.uniform(-25, 25) + rng.uniform(-25, 25) * depth
+    return np.where(grey > 2, np.clip(shown, 0, 255), 0).astype(np.uint8)
