@@ -74,6 +74,15 @@ class Split(Section):
         return self
 
 
+class Augmentation(Section):
+    max_rotation: Annotated[float, Field(ge=0, le=180)]
+    max_zoom: Annotated[float, Field(ge=0, lt=1)]
+    max_shift: Annotated[float, Field(ge=0, lt=1)]
+    max_gain: Annotated[float, Field(ge=0, le=255)]
+    max_contrast: Annotated[float, Field(ge=0, lt=1)]
+    max_depth_gain: Annotated[float, Field(ge=0, le=255)]
+
+
 class Featurize(Section):
     image_size: Annotated[int, Field(ge=32, le=1024)]
     weights: str
@@ -81,6 +90,7 @@ class Featurize(Section):
     views: Annotated[int, Field(ge=0)]
     precision: Literal["float32", "bfloat16"]
     seed: Seed
+    augmentation: Augmentation
 
 
 class Train(Section):
@@ -106,7 +116,11 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Fraction
     target_sensitivity: Fraction
+    max_threshold: Fraction
     accepted_inputs: Annotated[float, Field(gt=0, le=1)]
+    known_images: Annotated[int, Field(ge=2)]
+    explained_images: Count
+    smoke_images: Count
     audit_random_split: bool
     seed: Seed
 
@@ -126,6 +140,7 @@ class Gate(Section):
 
 
 class Register(Section):
+    gate_slice_images: Count
     gate: Gate
 
 
