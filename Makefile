@@ -34,6 +34,8 @@ $(ENV): requirements.lock
 	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --require-hashes \
 	  -r requirements.lock -c requirements.lock \
 	  | awk '/^Collecting/ {printf "\r  %d packages", ++n} /^Installing/ {printf ", unpacking"} {fflush()} END {print ""}'
+	@# The project itself, with the command `busi`
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 run: $(ENV) ## Data (the embedded set when there is none), all stages, and a closing summary
@@ -125,8 +127,8 @@ kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow I
 bench: $(ENV) ## Measure speed and memory against what one would do instead; about 50 minutes (IMAGES=folder, QUICK=1)
 	@python -m benchmarks $(if $(QUICK),--quick) $(if $(IMAGES),--images "$(IMAGES)")
 
-test: $(ENV) ## Run the tests
-	@python -m pytest
+test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, and takes two minutes
+	@python -m pytest $(if $(FAST),-m "not slow" tests/unit)
 
 fuzz: $(ENV) ## Hostile files through every reader, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock -c requirements.lock \

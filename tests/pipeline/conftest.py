@@ -27,6 +27,7 @@ SMALL = {
     "train": {"head_epochs": 3, "tail_epochs": 20, "patience": 20},
     "evaluate": {"bootstrap": 200},
 }
+FULL_NETWORK, SMALL_NETWORK = "BLOCKS = (6, 12, 24, 16)", "BLOCKS = (1, 1, 1, 1)"
 # The longest files first, so that neither test process is left with one of them at the end. The first builds what
 # `built` gives; until it is there, the other process has something to do that needs none of it
 LONGEST = ("test_repro.py", "test_promotion.py", "test_flow.py", "test_crossval.py", "test_kubeflow.py")
@@ -106,6 +107,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: names.get(item.path.name, len(names)))  # stable: the others stay as they were
 
 
+def shrink_network(folder: Path) -> None:
+    """One block for each of DenseNet121's levels in the copied sources: the same layers, fewer of them."""
+    path = folder / "src/busi/model/backbone.py"
+    text = path.read_text()
+    assert FULL_NETWORK in text
+    path.write_text(text.replace(FULL_NETWORK, SMALL_NETWORK))
+
+
 def copy_sources(folder: Path) -> Workspace:
     """The repository's files that a run needs, in a fresh git repository, with `SMALL` numbers."""
     listed = subprocess.run(
@@ -116,6 +125,7 @@ def copy_sources(folder: Path) -> Workspace:
         if wanted and (ROOT / file).is_file():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, folder / file)
+    shrink_network(folder)
     workspace = Workspace(folder)
     workspace.run("git", "init", "-q")
     workspace.set_params(SMALL)
