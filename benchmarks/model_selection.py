@@ -21,9 +21,9 @@ from benchmarks.results import ROWS, Row, commit, deal, fit, keep, machine, refu
 from busi import DISCLAIMER
 from busi.data.layout import CLASSES
 from busi.evaluation.metrics import mean_of
+from pipeline.dataset import read_dataset
 from pipeline.orchestration.crossval import read_manifest
 from pipeline.params import Params, read_params
-from pipeline.registry import lineage
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import stage
 
@@ -41,7 +41,7 @@ def main(
     refuse_unknown(rows)
     if unfit := [name for name in rows if ROWS[name].simple or ROWS[name].dealt != "by group"]:
         raise StageError(f"not a network trained on folds by group: {', '.join(unfit)}\n  choose among those that are")
-    data_set, params, manifest = lineage.dataset()["name"], read_params(), read_manifest()
+    data_set, params, manifest = read_dataset()["name"], read_params(), read_manifest()
     found = {name: validated(ROWS[name], params, manifest, dealings, workers) for name in rows}
     compared = {
         name: {"what": ROWS[name].what, **compare(of_row, found[rows[0]], params)} for name, of_row in found.items()

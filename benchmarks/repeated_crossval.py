@@ -15,8 +15,8 @@ from tabulate import tabulate
 
 from benchmarks.results import ROWS, Row, changed, keep, measure, read_report, refuse_unknown
 from busi import DISCLAIMER
+from pipeline.dataset import read_dataset
 from pipeline.params import Params, read_params
-from pipeline.registry import lineage
 from pipeline.runtime.lifecycle import stage
 
 REPORT = Path("reports/dealings.json")
@@ -31,7 +31,7 @@ def main(
 ) -> None:
     """Measure rows of the results' table over several dealings into folds, on the data set in data/."""
     refuse_unknown([*(rows or ()), against])
-    data_set = lineage.dataset()["name"]
+    data_set = read_dataset()["name"]
     for name in rows or ():
         keep(REPORT, data_set, name, over_dealings(name, dealings, workers))
     print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}), against)}\n\n{DISCLAIMER}")

@@ -37,11 +37,11 @@ from busi.data.layout import CLASSES
 from busi.data.process_pool import process_pool
 from busi.data.split import QUARANTINE, make_folds
 from busi.evaluation.metrics import accuracy_difference, evaluate
+from pipeline.dataset import read_dataset
 from pipeline.orchestration.crossval import DATA, MANIFEST, read_manifest
 from pipeline.orchestration.fold import THREADS
 from pipeline.params import Params, read_params
 from pipeline.paths import CACHE
-from pipeline.registry import lineage
 from pipeline.runtime.atomic_io import atomic_write, sha256, write_csv, write_json
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import stage
@@ -155,7 +155,7 @@ def main(
 ) -> None:
     """Measure rows of the results' table on the data set in data/, and show the table."""
     refuse_unknown([*(rows or ()), against])
-    data_set = lineage.dataset()["name"]
+    data_set = read_dataset()["name"]
     for name in rows or ():
         row = ROWS[name]
         folds, found, worth = measure(row, changed(read_params(), row.changes), workers)

@@ -36,10 +36,10 @@ from busi import DISCLAIMER
 from busi.data.layout import CLASSES
 from busi.data.split import QUARANTINE, make_folds
 from busi.evaluation.metrics import evaluate
+from pipeline.dataset import read_dataset
 from pipeline.orchestration import fold
 from pipeline.params import Params, read_params
 from pipeline.paths import ROOT
-from pipeline.registry.lineage import dataset
 from pipeline.runtime.atomic_io import sha256, write_csv, write_json
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import stage
@@ -101,7 +101,9 @@ def main(
     print(f"{len(planned)} folds, {len(planned) - len(waiting)} of them finished before", flush=True)
 
     try:
-        with tracking.run(parent_key, name=f"crossval-{tracking.run_name(dataset()['name'], parent_key)}") as parent:
+        with tracking.run(
+            parent_key, name=f"crossval-{tracking.run_name(read_dataset()['name'], parent_key)}"
+        ) as parent:
             parent.log_params(params.of_training() | {"crossval": {"folds": folds, "repeats": repeats}})
             if waiting:
                 workers = runner(scheduler)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from busi import DISCLAIMER
 from busi.evaluation import gate
+from pipeline.dataset import read_dataset
 from pipeline.params import read_params
-from pipeline.registry import lineage
 from pipeline.runtime.lifecycle import STAGES, seconds_of, stage
 from pipeline.stages import register
 
@@ -19,7 +19,7 @@ DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
 
 def main() -> None:
     params = read_params()
-    data = lineage.dataset()
+    data = read_dataset()
     receipt = register.ensure_registered(params)
     metrics, decision = json.loads(register.METRICS.read_text()), json.loads(register.GATE.read_text())
 

@@ -205,10 +205,10 @@ def card(
 
 def _begin(model: str | None) -> str:
     """The registered model that is meant, once what was cut off has been completed or undone."""
+    from pipeline.dataset import read_dataset
     from pipeline.registry import promotion
-    from pipeline.registry.lineage import dataset
 
-    name = model or promotion.registered_name(dataset())
+    name = model or promotion.registered_name(read_dataset())
     for done in promotion.recover(name):
         typer.echo(f"note: a promotion had been cut off; {done}")
     return name

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.dataset import read_dataset
 from pipeline.params import PARAMS
-from pipeline.runtime.errors import StageError
 
 DATA_FILE = Path("data.dvc")
 LOCK_FILE = Path("dvc.lock")
-DATASET = Path("data/dataset.json")
 SPLIT = Path("artifacts/split/split.csv")
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "scikit-learn", "mlflow", "dvc")
 
@@ -48,7 +47,7 @@ def collect(weights: str) -> dict[str, str]:
     Returns:
         One text for each of `FIELDS`.
     """
-    data = dataset()
+    data = read_dataset()
     return {
         **_code(),
         "data_set": data["name"],
@@ -65,9 +64,10 @@ def collect(weights: str) -> dict[str, str]:
 
 def of_evaluation(weights: str) -> dict[str, str]:
     """The part of the lineage that is a function of what stage `evaluate` declares, so that its report may show it."""
+    data = read_dataset()
     return {
-        "data_set": dataset()["name"],
-        "data_source": str(dataset().get("source", NOT_RECORDED)),
+        "data_set": data["name"],
+        "data_source": str(data.get("source", NOT_RECORDED)),
         "data_md5": _data_md5(),
         "split_md5": md5(SPLIT),
         "weights": weights,
@@ -96,23 +96,6 @@ def uncommitted() -> str:
         _git("add", "--all", "--", *present, environment=index)
         patch = _git("diff", "--cached", "--binary", "HEAD", "--", *DECIDES, environment=index)
     return f"{patch}\n" if patch else ""
-
-
-def dataset() -> dict:
-    """The content of `data/dataset.json`, with at least `name` and `synthetic`."""
-    if not DATASET.is_file():
-        raise StageError(
-            f"{DATASET} not found\n  bring data in with `make data SOURCE=...`, or `dvc checkout data.dvc`"
-        )
-    try:
-        found = json.loads(DATASET.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{DATASET} is not JSON: {error}\n  bring the data in again with `make data`") from error
-    if not isinstance(found, dict) or not isinstance(found.get("synthetic"), bool) or not found.get("name"):
-        raise StageError(
-            f"{DATASET} must hold `name` (text) and `synthetic` (true or false)\n  bring the data in again"
-        )
-    return found
 
 
 def md5(path: Path) -> str:

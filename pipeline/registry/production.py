@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from busi.serving import ImageClassifier
-from pipeline.registry import lineage, promotion
+from pipeline.dataset import read_dataset
+from pipeline.registry import promotion
 from pipeline.tracking import store as tracking
 
 
@@ -26,7 +27,7 @@ class Production:
 
 def default_name() -> str:
     """The registered model that belongs to the data set in `data/`."""
-    return promotion.registered_name(lineage.dataset())
+    return promotion.registered_name(read_dataset())
 
 
 def load(name: str) -> Production:

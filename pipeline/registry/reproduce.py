@@ -21,6 +21,7 @@ import typer
 import yaml
 
 from busi.data.layout import CLASSES
+from pipeline.dataset import read_dataset
 from pipeline.paths import CACHE, ROOT
 from pipeline.registry import lineage
 from pipeline.runtime.atomic_io import sha256
@@ -48,7 +49,7 @@ def main(
         from pipeline.stages import register
         from pipeline.tracking import store as tracking
 
-        name = model or promotion.registered_name(lineage.dataset())
+        name = model or promotion.registered_name(read_dataset())
         tracking.connect()
         chosen = promotion.choose(name, version)
         with tracking.files_of(chosen) as files:

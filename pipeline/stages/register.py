@@ -14,6 +14,7 @@ import pandas as pd
 
 from busi.evaluation import gate
 from busi.reporting import card
+from pipeline.dataset import read_dataset
 from pipeline.params import Params, read_params
 from pipeline.registry import lineage, promotion
 from pipeline.runtime.atomic_io import sha256, write_json, write_text
@@ -63,7 +64,7 @@ def ensure_registered(params: Params) -> dict:
     Raises:
         StageError: an output of an earlier stage is missing, or the store refuses.
     """
-    data = lineage.dataset()
+    data = read_dataset()
     name = promotion.registered_name(data)
     decision, metrics = _read(GATE), _read(METRICS)
     model_sha256 = sha256(_made(MODEL))

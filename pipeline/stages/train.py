@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from pipeline.dataset import read_dataset
 from pipeline.params import Params, read_params
-from pipeline.registry.lineage import dataset
 from pipeline.runtime.atomic_io import atomic_write, sha256, write_csv, write_json
 from pipeline.runtime.lifecycle import stage
 from pipeline.stages.featurize import FEATURES, ROWS, initial_model
@@ -40,7 +40,7 @@ def main() -> None:
     _, tail = cut(model, params.featurize.boundary)
     recipe = TrainingConfig(**params.train.model_dump(exclude={"dropout"}))
     CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
-    with tracking.run(key, name=tracking.run_name(dataset()["name"], key)) as run:
+    with tracking.run(key, name=tracking.run_name(read_dataset()["name"], key)) as run:
         run.log_params(params.of_training())
 
         def report(row: dict) -> None:

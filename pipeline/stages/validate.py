@@ -4,7 +4,6 @@ Reads `data/`; writes the manifest, `reports/validation.json` and, not declared 
 A failed critical expectation fails the stage: the files are named, Data Docs are written, the outputs are not.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import pandas as pd
 from busi.data.images import printable
 from busi.data.layout import CLASSES, DATASET_FILE
 from busi.data.manifest import audit_table, build_manifest
+from pipeline.dataset import read_counted_dataset
 from pipeline.params import Validate, read_params
 from pipeline.runtime.atomic_io import write_csv, write_json
 from pipeline.runtime.errors import StageError
@@ -49,7 +49,7 @@ class Check(NamedTuple):
 def main() -> None:
     limits = read_params().validate_
 
-    dataset = read_dataset(DATA)
+    dataset = read_counted_dataset()
     manifest, problems = build_manifest(DATA)
     table = audit_table(manifest, problems, dataset["counts"], dataset["masks"])
 
@@ -64,37 +64,6 @@ def main() -> None:
     require(dataset["name"], checks, outcomes)
     write_csv(MANIFEST, manifest)
     write_json(REPORT, report)
-
-
-def read_dataset(folder: Path) -> dict:
-    """Read and check `dataset.json`: name, synthetic, counts a class, masks.
-
-    Raises:
-        StageError: the folder or the file is missing, or a key is missing or of the wrong type.
-    """
-    path = folder / DATASET_FILE
-    if not folder.is_dir():
-        raise StageError(f"{folder}/ not found\n  make the embedded data set with `make data SOURCE=phantom`")
-    if not path.is_file():
-        raise StageError(f"{path} not found\n  bring the data in with `make data SOURCE=...`, which writes it")
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StageError(f"{path} is not valid JSON: {error}\n  write it anew with `make data SOURCE=...`") from error
-    counts = dataset.get("counts") if isinstance(dataset, dict) else None
-    whole = (
-        isinstance(counts, dict)
-        and set(counts) == set(CLASSES)
-        and all(type(count) is int for count in [*counts.values(), dataset.get("masks")])
-        and isinstance(dataset.get("name"), str)
-        and isinstance(dataset.get("synthetic"), bool)
-    )
-    if not whole:
-        raise StageError(
-            f"{path} lacks name (text), synthetic (true or false), masks (a number) or counts (a number for each of "
-            f"{', '.join(CLASSES)})\n  write it anew with `make data SOURCE=...`"
-        )
-    return dataset
 
 
 def suite(limits: Validate) -> list[Check]:
