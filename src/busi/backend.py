@@ -41,8 +41,9 @@ def _without(*packages: str) -> Iterator[None]:
 with _quiet(), _without("matplotlib", "sklearn"):
     import keras
     from keras import layers, ops
+    from keras.src.applications.densenet import DenseNet  # any depth; the public interface has three fixed ones
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-__all__ = ["keras", "layers", "ops", "tf"]
+__all__ = ["DenseNet", "keras", "layers", "ops", "tf"]

@@ -1,14 +1,37 @@
-"""Names and numbers of DenseNet121 as keras.applications has it; reading them costs no TensorFlow."""
+"""DenseNet121's names and numbers, as keras.applications has them. Importing this module does not import TensorFlow."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+# Layers in each of the four dense blocks; these are DenseNet121's. Everything that builds or loads the backbone reads
+# them here, so that a test may shorten it. Names of layers outside the blocks don't depend on them.
+BLOCKS = (6, 12, 24, 16)
 
 # Statistics of ImageNet's training images in 0-1, as keras.applications' "torch" mode applies them to DenseNet
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Published with keras.applications; fetched by `make weights`
+# Published with keras.applications; fetched by `busi weights`
 IMAGENET_FILE = "densenet121_imagenet_notop.h5"
 IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
 
-# The usual places to cut at, first to last; `cut` accepts any other layer at which the backbone narrows to one tensor
+# The usual layers to freeze until, first to last; `cut` accepts any other at which the backbone narrows to one tensor
 BOUNDARIES = ("input", "pool1", "pool2_pool", "pool3_pool", "pool4_pool", "levels")
 
-LEVELS = ("pool2_pool", "pool3_pool", "pool4_pool", "relu")  # read by the head; the last is DenseNet121's own
+# The layers whose feature maps the head reads; the last is the backbone's own output
+FEATURE_MAPS = ("pool2_pool", "pool3_pool", "pool4_pool", "relu")
+
+
+def build_backbone(**arguments) -> "keras.Model":
+    """A DenseNet of `BLOCKS` without classifier and with random weights, from scaled pixels to its last feature map.
+
+    With DenseNet121's blocks it has the layers, names and weights of `keras.applications.DenseNet121`.
+
+    Args:
+        arguments: `input_tensor` or `input_shape`, as keras.applications' networks take them.
+    """
+    from busi.backend import DenseNet
+
+    return DenseNet(BLOCKS, include_top=False, weights=None, name="densenet121", **arguments)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from busi.backend import keras, tf
-from busi.model.backbone import LEVELS
+from busi.model.backbone import FEATURE_MAPS
 
 HEAD = "head"
 
@@ -26,7 +26,7 @@ def heat_map(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) 
     """What speaks for one class of each image.
 
     Args:
-        model: as `model.build_model` makes it: feature maps named `LEVELS`, a softmax layer named `HEAD`.
+        model: as `model.build_model` makes it: feature maps named `FEATURE_MAPS`, a softmax layer named `HEAD`.
         levels: float32, each (n, h, w, C), as `inference.compile_pass` gives them.
         classes: (n,) integers, the class to explain, in the order of `layout.CLASSES`.
 
@@ -44,7 +44,7 @@ def evidence(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) 
     head = model.get_layer(HEAD)
     if model not in _READ:
         names = [layer.name for layer in model.layers]
-        inputs = [model.get_layer(name).output for name in LEVELS if name in names]
+        inputs = [model.get_layer(name).output for name in FEATURE_MAPS if name in names]
         _READ[model] = keras.Model(inputs if len(inputs) > 1 else inputs[0], head.input)
     read = _READ[model]
     maps = [tf.convert_to_tensor(level) for level in levels]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from busi.model.backbone import LEVELS
+from busi.model.backbone import FEATURE_MAPS
 
 DESCRIBED = ("conv1_relu", "pool2_pool")  # with later layers more photographs pass: benchmarks/unknown_input.py
 
@@ -19,14 +19,14 @@ class Seen(NamedTuple):
 
     probabilities: np.ndarray  # (n, classes)
     described: np.ndarray  # (n, F): of each of `DESCRIBED` the channels' means and logs of standard deviations
-    levels: list[np.ndarray]  # each (n, h, w, C), the outputs of those of `LEVELS` that the model has
+    levels: list[np.ndarray]  # each (n, h, w, C), the outputs of those of `FEATURE_MAPS` that the model has
 
 
 def compile_pass(model) -> Callable[[np.ndarray], Seen]:
     """A function of pixels, (n, S, S, 3) in 0-255 of any type. It follows when the model's weights are set anew.
 
     Args:
-        model: Keras model with layers named `DESCRIBED` and the last of `LEVELS`, pixels (n, S, S, 3) in 0-255 to
+        model: Keras model with layers named `DESCRIBED` and the last of `FEATURE_MAPS`, pixels (n, S, S, 3) in 0-255 to
             probabilities (n, classes).
 
     Raises:
@@ -34,8 +34,8 @@ def compile_pass(model) -> Callable[[np.ndarray], Seen]:
     """
     from busi.backend import keras, tf  # here, so that reading this module's names costs no TensorFlow
 
-    layers = _outputs(model, {*DESCRIBED, LEVELS[-1]})
-    levels = [layers[name] for name in LEVELS if name in layers]
+    layers = _outputs(model, {*DESCRIBED, FEATURE_MAPS[-1]})
+    levels = [layers[name] for name in FEATURE_MAPS if name in layers]
     network = keras.Model(model.input, [model.output, [layers[name] for name in DESCRIBED], levels])
 
     @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])

@@ -6,7 +6,7 @@ the graph both parts were cut from.
 
     pixels (n, S, S, 3) in 0-255 -> [preprocess, DenseNet121 up to the boundary] -> features -> [rest, head] -> (n, 3)
 
-The head reads of each of `LEVELS` every channel's mean and standard deviation over the image: early ones say more of
+The head reads of each of `FEATURE_MAPS` every channel's mean and standard deviation over the image: early ones say more of
 speckle and edges, late ones of shape.
 
 Probabilities are in the order of `layout.CLASSES`.
@@ -27,7 +27,15 @@ import numpy as np
 
 from busi.backend import keras, layers, ops, tf
 from busi.data.layout import CLASSES
-from busi.model.backbone import BOUNDARIES, IMAGENET_FILE, IMAGENET_MD5, IMAGENET_MEAN, IMAGENET_STD, LEVELS
+from busi.model.backbone import (
+    BOUNDARIES,
+    FEATURE_MAPS,
+    IMAGENET_FILE,
+    IMAGENET_MD5,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    build_backbone,
+)
 
 _LEVEL = "level_"  # names of the layers that hold a level's numbers begin with it
 _LEAST_VARIANCE = 1e-6  # under the square root, whose slope at 0 is infinite: a channel that is dead on an image
@@ -57,8 +65,8 @@ def build_model(image_size: int, dropout: float, weights: Path | None) -> keras.
     scaled = layers.Normalization(
         mean=[255 * m for m in IMAGENET_MEAN], variance=[(255 * s) ** 2 for s in IMAGENET_STD], name="preprocess"
     )(pixels)
-    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=scaled)
-    levels = layers.Concatenate(name="levels")([_level(backbone.get_layer(name)) for name in LEVELS])
+    backbone = build_backbone(input_tensor=scaled)
+    levels = layers.Concatenate(name="levels")([_level(backbone.get_layer(name)) for name in FEATURE_MAPS])
     features = layers.BatchNormalization(name="head_norm")(levels)
     features = layers.Dropout(dropout, seed=0, name="head_dropout")(features)
     probabilities = layers.Dense(len(CLASSES), activation="softmax", name="head")(features)
@@ -75,7 +83,7 @@ def load_backbone_weights(model: keras.Model, path: Path) -> None:
     md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if path.name == IMAGENET_FILE and md5 != IMAGENET_MD5:
         raise ValueError(f"weights file {path} has md5 {md5}, expected {IMAGENET_MD5}; fetch it again: `make weights`")
-    source = keras.applications.DenseNet121(include_top=False, weights=None)
+    source = build_backbone()
     try:
         with warnings.catch_warnings():
             # Keras only warns about layers that the file lacks and leaves them random
@@ -112,7 +120,9 @@ def cut(model: keras.Model, boundary: str) -> tuple[keras.Model, keras.Model]:
     if boundary not in names or boundary.startswith(("head", _LEVEL)):
         raise ValueError(f"featurize.boundary: no layer {boundary!r}; {usual}")
     before = _before(model.get_layer(boundary))
-    passed = [model.get_layer(_LEVEL + name) for name in LEVELS if name in before and boundary not in (name, "levels")]
+    passed = [
+        model.get_layer(_LEVEL + name) for name in FEATURE_MAPS if name in before and boundary not in (name, "levels")
+    ]
     frozen = before.union(*map(_before, passed))
     # The cut is clean when only the boundary itself, and levels that are passed on, feed what comes after it
     for operation in model.operations:

@@ -13,7 +13,7 @@ import numpy as np
 
 from busi.backend import keras, layers, ops
 from busi.data.layout import CLASSES
-from busi.model.backbone import IMAGENET_MEAN, IMAGENET_STD
+from busi.model.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from busi.pretraining.phantom_stream import TASKS, Batch
 
 MASK_WEIGHT = 4.0
@@ -27,7 +27,7 @@ INVARIANCE, VARIANCE, COVARIANCE = 25.0, 12.5, 0.5  # weights within VICReg, the
 
 def build_pretrainer() -> tuple[keras.Model, keras.Model]:
     """(model, backbone): the model from pixels (n, S, S, 1) in 0-255 to all tasks, and the DenseNet121 inside it."""
-    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(None, None, 3))
+    backbone = build_backbone(input_shape=(None, None, 3))
     pixels = keras.Input((None, None, 1))
     scaled = layers.Normalization(
         mean=[255 * m for m in IMAGENET_MEAN], variance=[(255 * s) ** 2 for s in IMAGENET_STD]

@@ -6,7 +6,7 @@ import pytest
 from busi.backend import keras, layers
 from busi.model import explanation as explain
 from busi.model import network as model
-from busi.model.backbone import LEVELS
+from busi.model.backbone import FEATURE_MAPS
 
 SIZE = 64  # levels of 8 x 8, 4 x 4, and twice 2 x 2
 
@@ -15,7 +15,7 @@ SIZE = 64  # levels of 8 x 8, 4 x 4, and twice 2 x 2
 def bright():
     """Class 1 is what is bright, class 0 what is dark; the feature map is the mean of 8 x 8 pixels."""
     pixels = keras.Input((32, 32, 3))
-    maps = layers.AveragePooling2D(8, name=LEVELS[-1])(pixels)
+    maps = layers.AveragePooling2D(8, name=FEATURE_MAPS[-1])(pixels)
     head = layers.Dense(3, activation="softmax", name=explain.HEAD)
     network = keras.Model(pixels, head(layers.GlobalAveragePooling2D()(maps)))
     head.set_weights([np.array([[-0.1, 0.1, 0.0]] * 3, np.float32), np.zeros(3, np.float32)])
@@ -23,7 +23,7 @@ def bright():
 
 
 def levels_of(network, pixels):
-    maps = [layer.output for layer in network.layers if layer.name in LEVELS]
+    maps = [layer.output for layer in network.layers if layer.name in FEATURE_MAPS]
     _, levels = keras.Model(network.input, [network.output, maps])(pixels.astype(np.float32))
     return [level.numpy() for level in levels]
 

@@ -5,7 +5,7 @@ import pytest
 
 from busi.backend import keras
 from busi.model import network
-from busi.model.backbone import LEVELS
+from busi.model.backbone import FEATURE_MAPS
 from busi.model.inference import DESCRIBED, compile_description, compile_pass
 
 SIZE = 32
@@ -25,14 +25,16 @@ def pixels():
 def test_a_pass_gives_probabilities_levels_and_channel_statistics(whole, pixels):
     look = compile_pass(whole)
     seen = [look(part) for part in (pixels[:2], pixels[2:])]
-    maps = [whole.get_layer(name).output for name in (*LEVELS, *DESCRIBED)]
+    maps = [whole.get_layer(name).output for name in (*FEATURE_MAPS, *DESCRIBED)]
     probabilities, *outputs = keras.Model(whole.input, [whole.output, *maps])(pixels.astype(np.float32))
     np.testing.assert_allclose(np.concatenate([one.probabilities for one in seen]), probabilities, atol=1e-5)
-    for found, expected in zip(zip(*(one.levels for one in seen), strict=True), outputs[: len(LEVELS)], strict=True):
+    for found, expected in zip(
+        zip(*(one.levels for one in seen), strict=True), outputs[: len(FEATURE_MAPS)], strict=True
+    ):
         np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4)
     numbers = [
         number
-        for layer in map(np.asarray, outputs[len(LEVELS) :])
+        for layer in map(np.asarray, outputs[len(FEATURE_MAPS) :])
         for number in (layer.mean(axis=(1, 2)), np.log1p(layer.std(axis=(1, 2))))
     ]
     described = np.concatenate([one.described for one in seen])
