@@ -10,7 +10,7 @@ from benchmarks import harness
 from busi.data import layout
 from busi.data.images import read_image
 from busi.data.process_pool import process_pool
-from busi.phantom import generator as phantom
+from busi.phantom.dataset import generate
 
 
 def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
@@ -51,7 +51,7 @@ def measure_phantom(count: int, repeats: int, quick: bool) -> None:
 
     def generated():
         shutil.rmtree(folder, ignore_errors=True)
-        phantom.generate(folder, counts, seed=1)
+        generate(folder, counts, seed=1)
 
     rates = [
         sum(counts.values()) / seconds for seconds in harness.alternate({"phantom": generated}, repeats)["phantom"]

@@ -23,7 +23,7 @@ from tabulate import tabulate
 os.environ["TQDM_DISABLE"] = "1"  # before anything imports it: bars would run through what is printed here
 
 from busi.data import layout
-from busi.phantom import generator as phantom
+from busi.phantom.dataset import generate
 from pipeline.paths import CACHE, ROOT
 from pipeline.runtime.atomic_io import write_json
 
@@ -60,7 +60,7 @@ def images(given: Path | None, count: int = 780) -> Path:
     else:
         total = sum(layout.PUBLISHED_COUNTS.values())
         counts = {label: published * count // total for label, published in layout.PUBLISHED_COUNTS.items()}
-        about = phantom.generate(folder, counts, seed=2020)
+        about = generate(folder, counts, seed=2020)
     write_json(folder / layout.DATASET_FILE, about)
     return folder
 

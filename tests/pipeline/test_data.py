@@ -114,13 +114,12 @@ def filled(templates, tmp_path, monkeypatch):
 @pytest.fixture
 def stub_phantom(monkeypatch):
     """The phantom generator without its physics."""
-    from busi.phantom import generator as phantom
 
     def generate(folder, counts, seed, workers=None):
         spread(folder, SET)
         return {"name": "phantom", "synthetic": True, "source": "stub", "licence": "x", "counts": COUNTS, "masks": 6}
 
-    monkeypatch.setattr(phantom, "generate", generate)
+    monkeypatch.setattr("busi.phantom.dataset.generate", generate)
 
 
 def fail_dvc_add(monkeypatch, outcome):

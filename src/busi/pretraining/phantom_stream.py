@@ -12,7 +12,9 @@ from PIL import Image
 
 from busi.data.layout import CLASSES
 from busi.data.process_pool import process_pool
-from busi.phantom.generator import DESCRIPTORS, Scan, annotate, render
+from busi.phantom.annotations import annotate
+from busi.phantom.lesion import DESCRIPTORS
+from busi.phantom.scan import Scan, render
 
 # Value lists of the tasks; a normal phantom has no lesion and so no descriptors: its weight in those tasks is 0
 TASKS = {
@@ -29,7 +31,7 @@ AHEAD = 40  # batches rendered ahead, a process: a compiler keeps the first step
 class Example(NamedTuple):
     pixels: np.ndarray  # uint8 (VIEWS, S, S)
     cover: np.ndarray  # of the lesions, uint8 (VIEWS, S/8, S/8), 0-255
-    echogenicity: np.ndarray  # uint8 (VIEWS, S/8, S/8), as in `phantom.Scan`
+    echogenicity: np.ndarray  # uint8 (VIEWS, S/8, S/8), as in `Scan`
     truth: dict[str, int]  # task -> index into its values
     label: int  # index into `layout.CLASSES`
 

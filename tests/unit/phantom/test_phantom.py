@@ -15,7 +15,12 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 from PIL import Image, ImageFilter
 
 from busi.data.layout import CLASSES, parse_name
-from busi.phantom import generator as phantom
+from busi.phantom.annotations import annotate
+from busi.phantom.dataset import another_frame, generate, plan
+from busi.phantom.lesion import DESCRIPTORS, draw_descriptors
+from busi.phantom.physics import lateral_loss, power_thresholds, speckle
+from busi.phantom.scan import render
+from busi.phantom.shapes import bounding_box, fill
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTS = {"benign": 14, "malignant": 13, "normal": 13}
@@ -38,17 +43,17 @@ def read(path: Path) -> Image.Image:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("phantom")
-    return folder, phantom.generate(folder, COUNTS, seed=5, workers=1)
+    return folder, generate(folder, COUNTS, seed=5, workers=1)
 
 
 def test_workers_and_repetition_do_not_matter(made, tmp_path):
     folder, dataset = made
-    assert phantom.generate(tmp_path, COUNTS, seed=5, workers=2) == dataset
+    assert generate(tmp_path, COUNTS, seed=5, workers=2) == dataset
     assert content(tmp_path) == content(folder)
 
 
 def test_another_seed_gives_other_images(made, tmp_path):
-    phantom.generate(tmp_path, {"benign": 1, "malignant": 1, "normal": 1}, seed=6, workers=1)
+    generate(tmp_path, {"benign": 1, "malignant": 1, "normal": 1}, seed=6, workers=1)
     assert not set(content(tmp_path).values()) & {
         digest for name, digest in content(made[0]).items() if "_mask" not in name
     }
@@ -56,7 +61,7 @@ def test_another_seed_gives_other_images(made, tmp_path):
 
 def test_a_longer_set_repeats_the_shorter_ones_images(made, tmp_path):
     fewer = {"benign": 13, "malignant": 13, "normal": 13}
-    phantom.generate(tmp_path, fewer, seed=5, workers=1)
+    generate(tmp_path, fewer, seed=5, workers=1)
     shorter, longer = content(tmp_path), content(made[0])
     assert shorter == {name: longer[name] for name in shorter}
 
@@ -65,9 +70,9 @@ def digest() -> str:
     """What three small scans, their masks, an annotated copy and another frame of each come to."""
     found = hashlib.sha256()
     for number, label in enumerate(CLASSES):
-        scan = phantom.render(np.random.default_rng(number), label, (160, 128))
-        marked = phantom.annotate(np.random.default_rng(number), scan.image, scan.masks)
-        frame, _ = phantom.another_frame(np.random.default_rng(number), scan.image, scan.masks)
+        scan = render(np.random.default_rng(number), label, (160, 128))
+        marked = annotate(np.random.default_rng(number), scan.image, scan.masks)
+        frame, _ = another_frame(np.random.default_rng(number), scan.image, scan.masks)
         for array in (scan.image, *scan.masks, marked, frame):
             found.update(array.tobytes())
     return found.hexdigest()
@@ -82,7 +87,7 @@ def test_an_older_processor_draws_the_same_pixels():
     """NumPy and the C library told to do without AVX2, AVX-512 and FMA: their exp and sin then end in other bits."""
     less = " ".join(name for name in __cpu_dispatch__ if __cpu_features__[name])
     run = subprocess.run(
-        [sys.executable, "-c", "from tests.unit.test_phantom import digest; print(digest())"],
+        [sys.executable, "-c", "from tests.unit.phantom.test_phantom import digest; print(digest())"],
         env={
             **os.environ,
             "NPY_DISABLE_CPU_FEATURES": less,
@@ -150,7 +155,7 @@ def test_planted_groups_are_what_they_claim(made):
 @given(st.tuples(*[st.integers(0, 120)] * 3), st.integers(0, 2**32))
 def test_plan_names_every_image_once(numbers, seed):
     counts = dict(zip(CLASSES, numbers, strict=True))
-    copies = [copy for group in phantom.plan(counts, seed) for copy in group]
+    copies = [copy for group in plan(counts, seed) for copy in group]
     assert sorted((copy.label, copy.number) for copy in copies) == [
         (label, number) for label in CLASSES for number in range(1, counts[label] + 1)
     ]
@@ -158,7 +163,7 @@ def test_plan_names_every_image_once(numbers, seed):
 
 def test_shares_of_planted_defects():
     counts = {"benign": 4370, "malignant": 2100, "normal": 1330}
-    groups = phantom.plan(counts, seed=1)
+    groups = plan(counts, seed=1)
     total = sum(counts.values())
     assert 0.22 < sum(len(group) for group in groups if len(group) > 1) / total < 0.32
     assert 0.005 < sum(len({copy.label for copy in group}) == 2 for group in groups) / total < 0.015
@@ -168,9 +173,9 @@ def test_speckle_is_fully_developed():
     """A Rayleigh envelope has mean / standard deviation = 1.91 (Burckhardt 1978; Goodman 2007)."""
     rows, columns = 600, 600
     amplitude = np.full((rows, columns), 1000, np.int32)
-    in_phase, quadrature = phantom.speckle(np.random.default_rng(1), amplitude)
+    in_phase, quadrature = speckle(np.random.default_rng(1), amplitude)
     power = in_phase.astype(float) ** 2 + quadrature.astype(float) ** 2
-    loss = phantom.lateral_loss(rows)
+    loss = lateral_loss(rows)
     for step in np.unique(loss):
         envelope = np.sqrt(power[loss == step])
         assert envelope.mean() / envelope.std() == pytest.approx((np.pi / (4 - np.pi)) ** 0.5, rel=0.04)
@@ -181,7 +186,7 @@ def test_speckle_is_fully_developed():
 
 
 def test_log_compression_is_logarithmic():
-    thresholds = phantom._thresholds()
+    thresholds = power_thresholds()
     assert np.diff(thresholds).min() > 0
     assert 40 * np.log10(thresholds[40:] / thresholds[:-40]) == pytest.approx(40, abs=0.02)
 
@@ -191,7 +196,7 @@ def test_log_compression_is_logarithmic():
 def test_polygons_are_filled_by_pixel_centre(seed, corners):
     rng = np.random.default_rng(seed)
     polygon = rng.integers(-80, 560, (corners, 2))
-    filled = phantom._fill([polygon], 30, 30)
+    filled = fill([polygon], 30, 30)
     for row, column in rng.integers(0, 30, (40, 2)):
         inside = False
         for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
@@ -204,8 +209,8 @@ def test_polygons_are_filled_by_pixel_centre(seed, corners):
 
 def test_descriptors_overlap_between_the_classes_and_differ():
     rng = np.random.default_rng(3)
-    drawn = {label: [phantom.describe(rng, label) for _ in range(1500)] for label in ("benign", "malignant")}
-    for name in phantom.DESCRIPTORS:
+    drawn = {label: [draw_descriptors(rng, label) for _ in range(1500)] for label in ("benign", "malignant")}
+    for name in DESCRIPTORS:
         shares = {label: Counter(lesion[name] for lesion in lesions) for label, lesions in drawn.items()}
         values = set(shares["benign"]) | set(shares["malignant"])
         distance = sum(abs(shares["benign"][v] - shares["malignant"][v]) for v in values) / 1500 / 2
@@ -213,9 +218,9 @@ def test_descriptors_overlap_between_the_classes_and_differ():
         assert all(shares["benign"][v] and shares["malignant"][v] for v in values), name
 
 
-@pytest.mark.parametrize("name", phantom.DESCRIPTORS)
+@pytest.mark.parametrize("name", DESCRIPTORS)
 def test_chances_add_up(name):
-    for chances in phantom.DESCRIPTORS[name].values():
+    for chances in DESCRIPTORS[name].values():
         assert sum(chances.values()) == pytest.approx(1)
 
 
@@ -224,7 +229,7 @@ def test_chances_add_up(name):
 def test_render_gives_what_it_promises(label, varied):
     seconds = 0
     for seed in range(12):
-        scan = phantom.render(np.random.default_rng(seed), label, varied=varied)
+        scan = render(np.random.default_rng(seed), label, varied=varied)
         assert scan.image.dtype == np.uint8
         assert 350 <= scan.image.shape[0] <= 600
         assert 380 <= scan.image.shape[1] <= 700
@@ -252,7 +257,7 @@ def test_varied_scans_vary_more():
         return scan.image[around].mean() - scan.image[mask].mean()
 
     def drawn(varied):
-        return [phantom.render(np.random.default_rng(seed), "malignant", (300, 300), varied) for seed in range(40)]
+        return [render(np.random.default_rng(seed), "malignant", (300, 300), varied) for seed in range(40)]
 
     usual, varied = drawn(False), drawn(True)
     assert np.std([s.image.mean() for s in varied]) > 1.25 * np.std([s.image.mean() for s in usual])
@@ -263,9 +268,9 @@ def test_lesions_look_as_described():
     """An anechoic lesion is darker than what surrounds it; behind a shadowing one it is darker than beside."""
     seen = Counter()
     for seed in range(60):
-        scan = phantom.render(np.random.default_rng(seed), "benign" if seed % 2 else "malignant", (400, 400))
+        scan = render(np.random.default_rng(seed), "benign" if seed % 2 else "malignant", (400, 400))
         mask = scan.masks[0] > 0
-        y0, x0, y1, x1 = phantom._box(scan.masks[0])
+        y0, x0, y1, x1 = bounding_box(scan.masks[0])
         image = scan.image.astype(float)
         if scan.descriptors["echo_pattern"] == "anechoic":
             assert image[mask].mean() < 0.5 * image[y0:y1][~mask[y0:y1]].mean()
@@ -291,19 +296,19 @@ def test_lesions_look_as_described():
 )
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, counts, seed, reason):
     with pytest.raises(ValueError, match=reason):
-        phantom.generate(tmp_path / "new", counts, seed, workers=1)
+        generate(tmp_path / "new", counts, seed, workers=1)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_used_folder_is_refused(tmp_path):
     (tmp_path / "normal").mkdir()
     with pytest.raises(ValueError, match="exists already"):
-        phantom.generate(tmp_path, COUNTS, 0, workers=1)
+        generate(tmp_path, COUNTS, 0, workers=1)
     assert not (tmp_path / "benign").exists()
 
 
 def test_render_refuses_nonsense():
     with pytest.raises(ValueError, match="label"):
-        phantom.render(np.random.default_rng(0), "cyst")
+        render(np.random.default_rng(0), "cyst")
     with pytest.raises(ValueError, match="size"):
-        phantom.render(np.random.default_rng(0), "normal", (40, 400))
+        render(np.random.default_rng(0), "normal", (40, 400))

@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from busi.data.layout import CLASSES
 from busi.evaluation.metrics import wilson
-from busi.phantom import generator as phantom
+from busi.phantom.scan import render
 from busi.reporting import viewing
 
 
 @pytest.fixture(scope="module")
 def scan():
     """A phantom without margins of its own."""
-    image = phantom.render(np.random.default_rng(9002), "normal").image
+    image = render(np.random.default_rng(9002), "normal").image
     assert image[0].any() and image[-1].any() and image[:, 0].any() and image[:, -1].any()
     return image
 
