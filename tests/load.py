@@ -41,7 +41,7 @@ import pandas as pd
 import psutil
 
 from pipeline.paths import ROOT
-from pipeline.serving import ui
+from pipeline.runtime.processes import end_tree
 from tests import malformed_inputs
 from tests.pipeline.conftest import SMALL, Workspace
 from tests.pipeline.registry import free_port, post
@@ -347,14 +347,14 @@ def crowd(folder: Path, registering: int, reading: int, seconds: float, seed: in
 
 def _take_part(kind: str, act: Callable, folder: str, seed: str, ended, barrier, said) -> None:
     """A process: act until the end, and say what was done and what went wrong."""
-    from pipeline.registry import promotion
+    from pipeline.registry import checks
     from pipeline.stages import register
-    from pipeline.tracking import store as tracking
+    from pipeline.tracking import connection
 
     os.chdir(folder)
-    promotion.smoke = lambda version, files: promotion._check("smoke", True, "Taken for granted here.", 0.0, 0.0)
+    checks.smoke_test = lambda version, files: checks.check("smoke", True, "Taken for granted here.", 0.0, 0.0)
     register.write_json = lambda *_: None  # the receipt is one file: one at a time registers in a repository
-    tracking.connect()
+    connection.connect()
     found = {"made": [], "seconds": [], "errors": []}
     steps = act(seed)
     barrier.wait(300)
@@ -394,30 +394,30 @@ def register_often(seed: str) -> Iterator[tuple[str, list]]:
 
 def read_often(seed: str) -> Iterator[tuple[str, list]]:
     """What a user looks at; nothing that was there may be gone, and what serves must be served."""
-    from pipeline.registry import promotion
-    from pipeline.tracking import store as tracking
+    from pipeline.registry import audit_log, verify
+    from pipeline.tracking import versions
 
     rng, numbers, entries = random.Random(seed), set(), 0
     while True:
         match rng.randrange(4):
             case 0:
-                found = {version.version for version in tracking.versions(NAME)}
+                found = {version.version for version in versions.list_versions(NAME)}
                 if not numbers <= found:
                     raise Failure(f"versions {numbers - found} are gone")
                 numbers = found
                 yield "the versions", []
             case 1:
-                found = promotion.audit_log(NAME)
+                found = audit_log.entries(NAME)
                 if len(found) < entries or list(found) != list(range(1, len(found) + 1)):
                     raise Failure(f"the audit log has entries {list(found)}, before {entries}")
                 entries = len(found)
                 yield "the audit log", []
             case 2:
-                if wrong := [check for check in promotion.verify(NAME) if check["passed"] is False]:
+                if wrong := [check for check in verify.verify(NAME) if check["passed"] is False]:
                     raise Failure(f"verify: {wrong}")
                 yield "verify", []
             case 3:
-                with promotion.production_files(NAME) as (_, files):
+                with verify.production_files(NAME) as (_, files):
                     if not (files / "data" / "keras" / "model.keras").is_file():
                         raise Failure("the Production version has no model")
                 yield "the Production version's files", []
@@ -426,21 +426,21 @@ def read_often(seed: str) -> Iterator[tuple[str, list]]:
 def promote_often(seed: str) -> Iterator[tuple[str, list]]:
     """Any version into Production, now and then the one before. What is made: the ids of the log's entries."""
     from pipeline.params import read_params
-    from pipeline.registry import promotion
-    from pipeline.tracking import store as tracking
+    from pipeline.registry import audit_log, checks, moves
+    from pipeline.tracking import versions
 
     rng, params = random.Random(seed), read_params()
     while True:
-        present, log = tracking.production_version(NAME), promotion.audit_log(NAME)
-        if rng.random() < 0.25 and len(promotion.production_stack(log.values())) > 1:
-            entry = promotion.rollback(NAME, "load", lambda *_: None)
+        present, log = versions.production_version(NAME), audit_log.entries(NAME)
+        if rng.random() < 0.25 and len(audit_log.production_stack(log.values())) > 1:
+            entry = moves.rollback(NAME, "load", lambda *_: None)
             yield "a rollback", [entry["id"]]
         else:
             # One whose registration is still going on is refused, as it should be
-            whole = [version for version in tracking.versions(NAME) if promotion.finished(version)["passed"]]
+            whole = [version for version in versions.list_versions(NAME) if checks.finished(version)["passed"]]
             others = {str(version.version) for version in whole} - {present}
             number = int(rng.choice(sorted(others)))
-            entry = promotion.promote(NAME, number, params, False, "load", lambda *_: None)
+            entry = moves.promote(NAME, number, params, False, "load", lambda *_: None)
             yield "a promotion", [entry["id"]]
 
 
@@ -538,7 +538,7 @@ def started(workspace: Workspace, *words: str) -> Iterator[subprocess.Popen]:
     try:
         yield process
     finally:
-        ui.end(process)
+        end_tree(process)
 
 
 def wait_for(process: subprocess.Popen, text: str) -> str:

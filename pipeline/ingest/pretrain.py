@@ -1,6 +1,6 @@
-"""pretrain: make weights/ultrasound.weights.h5 from phantoms. Not a stage: its result is committed.
+"""Make weights/ultrasound.weights.h5 from phantoms: `busi pretrain`. Not a stage: its result is committed.
 
-`busi pretrain` continues from its checkpoint under .cache/pretrain when there is one. It runs on any
+It continues from its checkpoint under .cache/pretrain when there is one. It runs on any
 Keras backend: `KERAS_BACKEND=jax busi pretrain --workers 12` on a machine with a GPU that JAX knows.
 Beside the weights it writes how they were made, weights/ultrasound.json.
 """
@@ -13,19 +13,17 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
-import typer
 from tqdm import tqdm
 
 from pipeline.paths import CACHE
+from pipeline.paths import WEIGHTS as FOLDER_OF_WEIGHTS
 from pipeline.runtime.atomic_io import atomic_write, write_json
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
 
-WEIGHTS = Path("weights/ultrasound.weights.h5")
-MADE = Path("weights/ultrasound.json")
+WEIGHTS = FOLDER_OF_WEIGHTS / "ultrasound.weights.h5"
+MADE = FOLDER_OF_WEIGHTS / "ultrasound.json"
 FOLDER = CACHE / "pretrain"
 
 SIZE = 128  # pixels a side
@@ -35,14 +33,19 @@ REPORT_EVERY = 50  # steps
 CHECKPOINT_EVERY = 60  # seconds
 
 
-def main(
-    steps: int = typer.Option(1521, help=f"Optimiser steps in all, {PHANTOMS} new phantoms each."),
-    learning_rate: float = typer.Option(1.5e-3, help="Peak of the schedule: linear warm-up, then cosine to zero."),
-    seed: int = typer.Option(6, help="Of the sequence of phantoms and of the initial weights."),
-    workers: int = typer.Option(2, help="Processes that render phantoms."),
-    mlflow: bool = typer.Option(True, help="Log the run to MLflow; without, where MLflow is not installed."),
-) -> None:
-    """Pretrain DenseNet121 on phantoms and export the backbone."""
+def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bool) -> None:
+    """Pretrain DenseNet121 on phantoms and export the backbone.
+
+    Args:
+        steps: optimiser steps in all, `PHANTOMS` new phantoms each.
+        learning_rate: peak of the schedule, a linear warm-up and then a cosine to zero.
+        seed: of the sequence of phantoms and of the initial weights.
+        workers: processes that render phantoms.
+        mlflow: log the run to MLflow.
+
+    Raises:
+        StageError: the checkpoint is of a run that was asked for with other values.
+    """
     from busi.backend import keras
     from busi.pretraining.network import build_pretrainer, compile_pretrainer, export_backbone, train_step
     from busi.pretraining.phantom_stream import stream
@@ -110,14 +113,9 @@ def _logger(asked: dict, mlflow: bool) -> Iterator[Callable[[int, dict], None]]:
     if not mlflow:
         yield lambda step, metrics: None
         return
-    from pipeline.tracking import store as tracking
+    from pipeline.tracking import runs
 
     key = hashlib.sha256(json.dumps({"pretrain": asked}, sort_keys=True).encode()).hexdigest()
-    with tracking.run(key, f"pretraining-{key[:8]}") as run:
+    with runs.run(key, f"pretraining-{key[:8]}") as run:
         run.log_params({"pretrain": asked})
         yield run.log_epoch
-
-
-if __name__ == "__main__":
-    with stage("pretrain"):
-        typer.run(main)

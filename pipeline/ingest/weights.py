@@ -1,9 +1,7 @@
-"""Fetch the ImageNet weights of DenseNet121 into weights/: `busi weights`, or `make weights`."""
+"""Fetch the ImageNet weights of DenseNet121 into weights/: `busi weights`."""
 
-from pathlib import Path
-
+from pipeline.paths import WEIGHTS
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
 
 # keras.applications' own address and file hash (keras/src/applications/densenet.py)
 URL = (
@@ -11,10 +9,15 @@ URL = (
     "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
 MD5 = "30ee3e1110167f948a6b9946edeeb738"
-FILE = Path("weights/densenet121_imagenet_notop.h5")
+FILE = WEIGHTS / "densenet121_imagenet_notop.h5"
 
 
-def main() -> None:
+def fetch() -> None:
+    """Download the file, unless it is there and has the right hash, and say how to use it.
+
+    Raises:
+        StageError: it could not be had, or has another hash; nothing was kept.
+    """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
@@ -33,8 +36,3 @@ def main() -> None:
             f"the ImageNet weights could not be fetched from {URL}; nothing was kept\n  {error}"
         ) from error
     print(f"weights: {FILE}\n  use them: set featurize.weights to {FILE.name} in params.yaml, then dvc repro")
-
-
-if __name__ == "__main__":
-    with stage("weights"):
-        main()

@@ -4,12 +4,10 @@ So running every stage here in order is `dvc repro`: the same commands, the same
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -19,15 +17,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from filelock import Timeout
 
+from pipeline.paths import DATA_DVC, DVC_FILE, DVC_LOCK
+from pipeline.runtime.atomic_io import write_text
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT
+from pipeline.runtime.locks import locked
+from pipeline.runtime.processes import end_tree, is_alive
 
-DVC_FILE = Path("dvc.yaml")
-DVC_LOCK = Path("dvc.lock")
 DVC_BUSY = Path(".dvc/tmp/rwlock")  # what DVC's processes read and write at the moment
-DATA_DVC = Path("data.dvc")
-LOCK = Path(".cache/flow.lock")
+LOCK, HOLDER = Path(".cache/flow.lock"), Path(".cache/flow.holder")  # of the flow, and who holds it
 
 DATA = "data"  # the step before the stages: `data/` is there, and is the version of `data.dvc`
 SUMMARY = "summary"  # and the one after them: the store holds what the stages say, and the closing words
@@ -35,7 +35,6 @@ SUMMARY = "summary"  # and the one after them: the store holds what the stages s
 LAST_LINES = 12
 PROGRESS_SECONDS = 15  # between two lines of one progress bar
 POLL_SECONDS = 1.0
-GRACE_SECONDS = 5  # for a process group to end, after each signal
 
 RAN = re.compile(r"^Running stage '")
 SKIPPED = re.compile(r"didn't change, skipping|is cached - skipping run")
@@ -123,24 +122,22 @@ def output_hashes(step: str) -> dict[str, str]:
 @contextlib.contextmanager
 def alone(say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of the flow. While another flow holds it, say who does and wait; a killed one leaves none."""
-    LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("a+", encoding="utf-8") as lock:
-        said = None
+    said = None
+    with contextlib.ExitStack() as stack:
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(LOCK, timeout=0))
                 break
-            except BlockingIOError:
-                holder = LOCK.read_text(encoding="utf-8")
+            except Timeout:
+                holder = HOLDER.read_text(encoding="utf-8") if HOLDER.is_file() else ""
                 if holder and holder != said:
                     say(f"waiting: another flow is at work here ({holder})")
                     said = holder
                 time.sleep(POLL_SECONDS)
-        lock.truncate(0)
-        lock.write(f"PID {os.getpid()}, since {datetime.now().astimezone().isoformat(timespec='seconds')}")
-        lock.flush()
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_text(HOLDER, f"PID {os.getpid()}, since {now}")
         yield
-        lock.truncate(0)
+        HOLDER.unlink(missing_ok=True)
 
 
 def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
@@ -176,10 +173,10 @@ def mend(said: str) -> str | None:
 
 
 def follow(step: str, command: list[str], deadline: float, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run a command in a process group of its own and hand on each line it prints.
+    """Run a command in a session of its own and hand on each line it prints.
 
     A progress bar, which draws over itself with carriage returns, gives a line each `PROGRESS_SECONDS` and its last.
-    When this call is left by an exception, a cancelled flow's among them, the whole group is ended.
+    When an exception leaves this call, as when a flow is cancelled, the command and all that it started are ended.
 
     Returns:
         The exit code, and the lines.
@@ -202,7 +199,7 @@ def follow(step: str, command: list[str], deadline: float, say: Callable[[str], 
             say(line)
         return process.wait(), lines
     except BaseException:
-        _end_group(process)
+        end_tree(process)
         raise
     finally:
         process.stdout.close()
@@ -210,7 +207,7 @@ def follow(step: str, command: list[str], deadline: float, say: Callable[[str], 
 
 def _run_module(step: str, deadline: float, say: Callable[[str], None]) -> list[str]:
     wait_for_dvc(deadline, say)
-    code, lines = follow(step, [sys.executable, "-m", f"pipeline.{step}"], deadline, say)
+    code, lines = follow(step, [sys.executable, "-m", "pipeline.cli", step], deadline, say)
     if code:
         raise _failure(step, lines, code)
     return lines
@@ -272,26 +269,6 @@ def _lines(process: subprocess.Popen, step: str, deadline: float) -> Iterator[st
                 return
 
 
-def _end_group(process: subprocess.Popen) -> None:
-    """End a process and all that it started, by ever harder signals.
-
-    The first is SIGINT: DVC then releases its locks, and a training closes its MLflow run as killed.
-    """
-    try:
-        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            os.killpg(process.pid, ending)
-            deadline = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < deadline:
-                process.poll()
-                os.killpg(process.pid, 0)  # is anyone left?
-                time.sleep(0.05)
-    except ProcessLookupError:
-        process.wait()
-    except BaseException:  # interrupted again
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-
-
 def _dvc_at_work() -> str | None:
     try:
         found = json.loads(DVC_BUSY.read_text(encoding="utf-8"))
@@ -299,19 +276,9 @@ def _dvc_at_work() -> str | None:
         return None
     readers = [info for infos in found.get("read", {}).values() for info in infos]
     for info in [*found.get("write", {}).values(), *readers]:
-        if _is_alive(info["pid"]):
+        if is_alive(info["pid"]):
             return f"{info['cmd']} (PID {info['pid']})"
     return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _outputs(body: dict) -> list[str]:

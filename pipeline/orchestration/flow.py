@@ -1,8 +1,8 @@
-"""The stages as a Prefect flow: `busi flow`, or `make flow`. The one module that talks to Prefect.
+"""The stages as a Prefect flow: `busi flow`.
 
-A task a stage, each run through DVC (`pipeline.stages`), which is the only cache; Prefect adds retries where something
-outside can fail, logs, artifacts, a schedule and workers. Without `PREFECT_API_URL` the flow brings a server along
-for as long as it runs.
+A task a stage, each run through DVC (`pipeline.orchestration.dvc_steps`), which is the only cache. Prefect adds retries
+where something outside can fail, logs, artifacts, a schedule and workers. Without `PREFECT_API_URL` the flow brings a
+server along for as long as it runs.
 """
 
 import atexit
@@ -10,17 +10,16 @@ import base64
 import contextlib
 import json
 import os
-import signal
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import yaml
 from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
@@ -44,15 +43,13 @@ from pipeline.orchestration.dvc_steps import (
 )
 from pipeline.params import Flow as Settings
 from pipeline.params import override, read_params
+from pipeline.paths import DATA_DOCS, FIGURES, GATE, METRICS, RECEIPT
 from pipeline.registry.lineage import without_credentials
 from pipeline.runtime.errors import ExternalServiceError, StageError
-from pipeline.runtime.lifecycle import stage
 
-METRICS = Path("reports/metrics.json")
-GATE = Path("reports/gate.json")
-CONFUSION = Path("artifacts/evaluate/figures/confusion.png")
-DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
-RECEIPT = Path("mlruns/registration.json")
+CONFUSION = FIGURES / "confusion.png"
+DATA_DOCS_PAGE = DATA_DOCS / "index.html"
+NEXT_CHANGE = re.compile(r"\s+(?=[\w.]+=)")  # between two KEY=VALUE in one text
 
 TARGET = "BUSI_NOTIFY"  # environment variable: a webhook's URL or a Prefect block, TYPE/NAME; never shown
 NOTIFY_SECONDS = 10
@@ -144,11 +141,13 @@ def close(states: Mapping[str, State]) -> State:
     logger.info("\n".join(["stage        what         seconds  outputs", *map(_line, rows)]))
     done = {step for step, state in states.items() if state.is_completed()}
     if "evaluate" in done:
-        _show_evaluation()
-    if "validate" in done and DATA_DOCS.is_file():
+        _show_metrics()
+    if "report" in done:
+        _show_confusion()
+    if "validate" in done and DATA_DOCS_PAGE.is_file():
         create_link_artifact(
-            DATA_DOCS.absolute().as_uri(),
-            link_text=DATA_DOCS.as_posix(),
+            DATA_DOCS_PAGE.absolute().as_uri(),
+            link_text=DATA_DOCS_PAGE.as_posix(),
             key="data-docs",
             description="Great Expectations' page on the data, a file on the machine that ran the flow.",
         )
@@ -184,26 +183,37 @@ def notify(text: str, logger) -> None:
         logger.info("notification sent")
 
 
-def main(
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="The last one to run.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run the stages although nothing changed.")] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Write a value into params.yaml first: --set train.seed=3"),
-    ] = None,
-) -> None:
-    """Run the stages as a Prefect flow."""
-    with stage("flow"):
-        overrides = dict(_parse(change) for change in changes or [])
-        for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that the server is ended too
-            if signal.getsignal(ending) is signal.SIG_DFL:
-                signal.signal(ending, signal.default_int_handler)
-        try:
-            with _server():
-                state = run_stages(until, force, overrides or None, return_state=True)
-        except KeyboardInterrupt:
-            raise StageError("cancelled; the stage's processes are ended, `dvc repro` or `make flow` goes on") from None
-    sys.exit(0 if state.is_completed() else 1)
+def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
+    """Run the flow in this process, with a server of its own where none is named. Exits with 1 if the flow failed.
+
+    Args:
+        until, force, overrides: as `run_stages` takes them.
+
+    Raises:
+        StageError: the flow was cancelled, or Prefect's server did not start.
+    """
+    try:
+        with _server():
+            state = run_stages(until, force, dict(overrides) or None, return_state=True)
+    except KeyboardInterrupt:
+        raise StageError("cancelled; the stage's processes are ended, `dvc repro` or `busi flow` goes on") from None
+    if not state.is_completed():
+        sys.exit(1)
+
+
+def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
+    """Values of params.yaml by dotted key, from texts like `train.seed=3` or `train.seed=3 split.seed=4`.
+
+    Raises:
+        StageError: a text is not of this form.
+    """
+    overrides = {}
+    for change in (part for text in changes for part in NEXT_CHANGE.split(text.strip())):
+        key, equals, value = change.partition("=")
+        if not equals or not key:
+            raise StageError(f"--set {change!r}: expected KEY=VALUE, such as train.seed=3")
+        overrides[key] = yaml.safe_load(value)
+    return overrides
 
 
 def _server() -> contextlib.AbstractContextManager:
@@ -242,13 +252,6 @@ def _wait_until_up(process: subprocess.Popen, address: str) -> None:
             return
         time.sleep(0.1)
     raise StageError(f"Prefect's server did not answer within {START_SECONDS} s")
-
-
-def _parse(change: str) -> tuple[str, Any]:
-    key, equals, value = change.partition("=")
-    if not equals or not key:
-        raise StageError(f"--set {change!r}: expected KEY=VALUE, such as train.seed=3")
-    return key, yaml.safe_load(value)
 
 
 def _settings() -> Settings:
@@ -291,12 +294,15 @@ def _line(row: Mapping[str, str]) -> str:
     return f"{row['stage']:<12} {row['what']:<12} {row['seconds']:>7}  {row['outputs']}".rstrip()
 
 
-def _show_evaluation() -> None:
+def _show_metrics() -> None:
     rows = [
         {"metric": name, **{key: metric[key] for key in ("value", "low", "high", "n")}}
         for name, metric in _intervals(_read(METRICS))
     ]
     create_table_artifact(rows, key="metrics", description=f"Test images, with intervals. {DISCLAIMER}")
+
+
+def _show_confusion() -> None:
     picture = base64.b64encode(CONFUSION.read_bytes()).decode()
     create_image_artifact(
         f"data:image/png;base64,{picture}", key="confusion", description=f"Confusion matrix, test images. {DISCLAIMER}"
@@ -336,7 +342,3 @@ def _intervals(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, Mappin
 
 def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    typer.run(main)

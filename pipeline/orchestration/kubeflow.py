@@ -14,16 +14,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
-import typer
 import yaml
 
 from pipeline.params import PARAMS, read_params
 from pipeline.paths import CACHE, ROOT
 from pipeline.runtime.atomic_io import atomic_write, write_text
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
 
 PIPELINE = Path("artifacts/kubeflow/pipeline.yaml")
 STEPS = CACHE / "kubeflow"
@@ -39,14 +36,19 @@ from kfp import dsl
 
 
 def {name}({arguments}, made: dsl.Output[dsl.Artifact]):
-    from pipeline.kubeflow import run_step
+    from pipeline.orchestration.kubeflow import run_step
 
     run_step("{name}", {text}, [{paths}], made.path)
 """
 
 
-def main(image: Annotated[str, typer.Option(help="Container image that holds this repository")]) -> None:
-    """Compile the pipeline for IMAGE and check it against the pipeline specification."""
+def compile(image: str) -> None:
+    """Compile the pipeline for a container image into `PIPELINE`, and check it against the pipeline specification.
+
+    Raises:
+        StageError: kfp is not installed.
+        ValueError: the compiled file is no pipeline, or not that of dvc.yaml.
+    """
     if not importlib.util.find_spec("kfp"):
         raise StageError("kfp is not installed\n  python -m pip install --require-hashes -r requirements-kubeflow.lock")
     from kfp import compiler
@@ -191,8 +193,3 @@ def _call(*command: str, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, check=False)
     if done.returncode:
         raise StageError(f"{' '.join(command)} ended with {done.returncode}")
-
-
-if __name__ == "__main__":
-    with stage("kubeflow"):
-        typer.run(main)

@@ -4,24 +4,24 @@ The store is not in `dvc.lock`, so DVC cannot see that it was deleted; this noti
 """
 
 import json
-from pathlib import Path
 
 from busi import DISCLAIMER
 from busi.evaluation import gate
 from pipeline.dataset import read_dataset
 from pipeline.params import read_params
-from pipeline.runtime.lifecycle import STAGES, seconds_of, stage
+from pipeline.paths import DATA_DOCS, GATE, METRICS, REPORT
+from pipeline.runtime.lifecycle import STAGES, seconds_of
 from pipeline.stages import register
 
-REPORT = Path("artifacts/evaluate/report.html")
-DATA_DOCS = Path("artifacts/validate/data_docs/index.html")
+DATA_DOCS_PAGE = DATA_DOCS / "index.html"
 
 
-def main() -> None:
+def run() -> None:
+    """Register where the store has no such version, and print what was reached."""
     params = read_params()
     data = read_dataset()
     receipt = register.ensure_registered(params)
-    metrics, decision = json.loads(register.METRICS.read_text()), json.loads(register.GATE.read_text())
+    metrics, decision = json.loads(METRICS.read_text()), json.loads(GATE.read_text())
 
     accuracy = metrics["accuracy"]
     print()
@@ -37,8 +37,8 @@ def main() -> None:
         print(f"             {rule['name']:<27} {value}, {wanted}{'  <- failed' if rule['passed'] is False else ''}")
     print(f"model      {receipt['name']} version {receipt['version']}")
     print(f"report     {REPORT}")
-    if DATA_DOCS.is_file():  # not a declared output, so neither pulled nor restored
-        print(f"data docs  {DATA_DOCS}")
+    if DATA_DOCS_PAGE.is_file():  # not a declared output, so neither pulled nor restored
+        print(f"data docs  {DATA_DOCS_PAGE}")
     if seconds := seconds_of(STAGES):
         print(f"seconds    {', '.join(f'{name} {took:.0f}' for name, took in seconds.items())}, when each last ran")
     override = "" if decision["verdict"] == gate.PASSED else " REASON='...'"
@@ -51,8 +51,3 @@ def main() -> None:
     ):
         print(f"  {command:<36}{what}")
     print(f"\n{DISCLAIMER}")
-
-
-if __name__ == "__main__":
-    with stage("summary"):
-        main()

@@ -9,8 +9,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd  # takes a second, which a command that writes no table need not wait for
 
 
 @contextlib.contextmanager
@@ -42,7 +44,7 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
     """Write a table without its index. Floats get 9 significant digits, enough for any float32."""
     with atomic_write(path) as partial:
         table.to_csv(partial, index=False, lineterminator="\n", float_format="%.9g")

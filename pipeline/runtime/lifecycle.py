@@ -30,9 +30,9 @@ _OF_DVC = re.compile(r"\.[\w-]{22}\.tmp")  # dvc_objects.fs.utils.tmp_fname
 def stage(name: str) -> Iterator[None]:
     """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
 
-    An `ExternalServiceError` ends it with `EXTERNAL_SERVICE_EXIT`, so that the flow knows what is worth another try. Ctrl-C, SIGTERM and SIGHUP
-    end it with `INTERRUPTED_EXIT`, after everything on the way out has cleaned up. Errors of other types are bugs and keep
-    their traceback. How long one of `STAGES` took is left in `TIMINGS`.
+    An `ExternalServiceError` ends it with `EXTERNAL_SERVICE_EXIT`, so that the flow knows what is worth another try.
+    Ctrl-C, SIGTERM and SIGHUP end it with `INTERRUPTED_EXIT`, after everything on the way out has cleaned up. Errors of
+    other types are bugs and keep their traceback. How long one of `STAGES` took is left in `TIMINGS`.
     """
     started = time.monotonic()
     if threading.current_thread() is threading.main_thread():  # only there can it be said

@@ -1,18 +1,17 @@
 """What the Production model says of image files: `busi predict PATH...`.
 
-A path is an image file or a folder, of which every image file is taken, whatever lies how deep. Prints a table, or with
-`--csv` or `--json` the same for programs, with the columns that `busi.serving` describes and the path before them; in
-the CSV each class has a column. A file that can't be read or is no ultrasound image has its row and its reason.
+A path is an image file, or a folder that is searched recursively for image files. Prints a table, or with `--csv` or
+`--json` the same for programs, with the columns that `busi.serving` describes and the path before them; in the CSV each
+class has a column. A file that can't be read or is no ultrasound image has its row and its reason.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-import typer
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -21,28 +20,27 @@ from busi.data.images import printable
 from busi.data.layout import CLASSES, IMAGE_SUFFIXES
 from busi.serving import MAX_BYTES
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
 
 BATCH = 32  # files in memory at once
 
 
-def main(
-    paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them", show_default=False)],
-    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print a JSON list")] = False,
-    model: Annotated[str | None, typer.Option(help="registered model; by default that of the data set")] = None,
-) -> None:
-    """Classify image files with the Production model. For research and education only. Not a medical device."""
-    with stage("predict"):
-        if as_csv and as_json:
-            raise StageError("both --csv and --json were given; expected one of them")
-        files = find(paths)
+def run(paths: list[Path], as_csv: bool, as_json: bool, model: str | None) -> None:
+    """Classify image files with the Production model of `model`, by default that of the data set, and print the result.
 
-        from pipeline.registry import production
+    Raises:
+        StageError: no path, a path that is not there, both formats, or no usable Production model.
+    """
+    if as_csv and as_json:
+        raise StageError("both --csv and --json were given; expected one of them")
+    if not paths:
+        raise StageError("no file was named; expected image files, or folders of them")
+    files = find(paths)
 
-        with tqdm(total=len(files), desc="predict", unit="image", disable=None) as progress:
-            classifier = production.load(model or production.default_name()).classifier
-            rows = list(classify(classifier, files, progress))
+    from pipeline.registry import production
+
+    with tqdm(total=len(files), desc="predict", unit="image", disable=None) as progress:
+        classifier = production.load(model or production.default_name()).classifier
+        rows = list(classify(classifier, files, progress))
     # A name on disk may be no text: its bytes are printed as \udcXX, which JSON takes
     sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
@@ -51,6 +49,14 @@ def main(
         flatten(rows).to_csv(sys.stdout, index=False, lineterminator="\n", float_format="%.6f")
     else:
         print(as_table(rows))
+
+
+def split_paths(text: str) -> list[Path]:
+    """The paths in one text: one, if a file or folder has exactly this name, otherwise several between spaces."""
+    whole = Path(text)
+    if text.strip() and not os.path.lexists(whole):
+        return [Path(part) for part in text.split()]
+    return [whole] if text.strip() else []
 
 
 def find(paths: list[Path]) -> list[Path]:
@@ -124,7 +130,3 @@ def _content(path: Path) -> bytes:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ValueError(f"can't be opened: {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -9,22 +9,18 @@ import contextlib
 import copy
 import json
 import signal
-from typing import Annotated
 
-import typer
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from busi import DISCLAIMER
 from busi.serving import MAX_BYTES
-from pipeline.registry import production, promotion
+from pipeline.registry import production, verify
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
 from pipeline.serving import ui
-from pipeline.tracking import store as tracking
+from pipeline.tracking import connection, logged_model
 
-PORT = 5001
 MAX_BODY = MAX_BYTES // 3 * 4 + 1_000_000  # one image of the largest size in base64, and some more
 MAX_VALUES = 10_000  # by brackets and commas, which base64 has none of: parsed, each costs a hundred bytes and more
 ENDING_SECONDS = 10  # for requests that have begun when the server ends
@@ -36,20 +32,21 @@ CURL = """\
 EXAMPLE = "pipeline/examples/benign.png"
 
 
-def main(
-    model: Annotated[str | None, typer.Option(help="registered model; by default that of the data set")] = None,
-    port: Annotated[int, typer.Option(help="port on this machine", min=1, max=65535)] = PORT,
-) -> None:
-    """Serve the Production model over REST. For research and education only. Not a medical device."""
+def run(port: int, model: str | None) -> None:
+    """Serve the Production model of `model`, by default that of the data set, on this machine until Ctrl-C.
+
+    Raises:
+        StageError: the port is taken, there is no usable Production model, or the server did not start.
+    """
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
-    with stage("serve"), contextlib.suppress(KeyboardInterrupt):
-        ui.choose_port(str(port))
-        tracking.connect()
+    with contextlib.suppress(KeyboardInterrupt):
+        ui.choose_port(port)
+        connection.connect()
         name = model or production.default_name()
         print(f"verifying the Production version of {name}", flush=True)
-        path = tracking.FOLDER / f"serve-{port}.log"
-        with promotion.production_files(name) as (version, files), path.open("w") as log:
+        path = STORE / f"serve-{port}.log"
+        with verify.production_files(name) as (version, files), path.open("w") as log:
             address = f"http://{ui.HOST}:{port}/invocations"
             said = (
                 f"{name} version {version.version} answers at {address}  (Ctrl-C ends it)\n"
@@ -57,7 +54,7 @@ def main(
             )
             try:
                 with contextlib.redirect_stderr(log):
-                    app = limited(tracking.scoring_app(files))
+                    app = limited(logged_model.scoring_app(files))
                     _Server(app, port, said).run()
             except SystemExit as ended:
                 raise StageError(f"the server did not start\n  {path} has its own message") from ended
@@ -141,7 +138,3 @@ def _without_traceback(status: int, body: bytes) -> JSONResponse:
         return _refusal(status, str(found))
     message = str(found.get("message") or found.get("detail") or "refused")
     return JSONResponse({"error_code": str(found.get("error_code", "BAD_REQUEST")), "message": message[:2000]}, status)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,6 +1,6 @@
-"""The MLflow UI on the pipeline's own store: `busi ui`, or `make ui`. Ends with Ctrl-C.
+"""The MLflow UI on the pipeline's own store: `busi ui`.
 
-Listens on this machine only. `PORT` names the port; without it, 5000 or the next free one is taken.
+Listens on this machine only.
 """
 
 import os
@@ -14,22 +14,27 @@ import urllib.request
 from pathlib import Path
 
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
-from pipeline.tracking import store as tracking
+from pipeline.runtime.processes import end_tree
+from pipeline.tracking import connection
 
 HOST = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 5000, 5099
 START_SECONDS = 120
-LOG = tracking.FOLDER / "ui.log"
+LOG = STORE / "ui.log"
 
 
-def main() -> None:
-    uri = tracking.store_uri()
+def run(port: int | None) -> None:
+    """Start the MLflow UI on this machine until Ctrl-C; without `port`, on 5000 or the next free one.
+
+    Raises:
+        StageError: no port is free, or the server did not start or ended by itself.
+    """
+    uri = connection.store_uri()
     if uri.startswith(("http://", "https://")):
         print(f"the tracking store is a server with a UI of its own: {uri}")
         return
-    port = choose_port(os.environ.get("PORT"))
-    experiment = tracking.connect().get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    port = choose_port(port)
+    experiment = connection.connect().get_experiment_by_name(connection.EXPERIMENT).experiment_id
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     with LOG.open("w") as log:
@@ -54,21 +59,23 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nended")
     finally:
-        end(server)
+        end_tree(server)
 
 
-def choose_port(wanted: str | None) -> int:
-    """The port in `wanted` if it is free, or the first free one from 5000 on where none is wanted."""
-    if wanted:
-        if not wanted.isdigit() or not 0 < int(wanted) < 65536:
-            raise StageError(f"PORT is {wanted!r}; expected a number from 1 to 65535")
-        if not _is_free(int(wanted)):
-            raise StageError(f"port {wanted} is taken\n  choose another with PORT=..., or leave PORT out")
-        return int(wanted)
+def choose_port(wanted: int | None) -> int:
+    """`wanted` if it is free, or the first free port from `FIRST_PORT` on where none is wanted.
+
+    Raises:
+        StageError: it is taken, or none is free.
+    """
+    if wanted is not None:
+        if not _is_free(wanted):
+            raise StageError(f"port {wanted} is taken\n  choose another (--port, or PORT=... with make)")
+        return wanted
     for port in range(FIRST_PORT, LAST_PORT + 1):
         if _is_free(port):
             return port
-    raise StageError(f"no port from {FIRST_PORT} to {LAST_PORT} is free\n  choose one with PORT=...")
+    raise StageError(f"no port from {FIRST_PORT} to {LAST_PORT} is free\n  choose one (--port, or PORT=... with make)")
 
 
 def _is_free(port: int) -> bool:
@@ -93,20 +100,3 @@ def wait_until_up(server: subprocess.Popen, port: int, log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise StageError(f"the MLflow server did not answer within {START_SECONDS} s")
-
-
-def end(server: subprocess.Popen) -> None:
-    """End a server that leads a session of its own, with its workers."""
-    for ending in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, ending)
-            server.wait(timeout=10)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-if __name__ == "__main__":
-    with stage("ui"):
-        main()

@@ -26,15 +26,16 @@ from PIL import Image
 from busi.data.layout import CLASSES
 from pipeline.params import read_params
 from pipeline.paths import ROOT
-from pipeline.registry import promotion
+from pipeline.registry import checks, moves, names
+from pipeline.runtime.processes import end_tree
 from pipeline.serving import ui
 from pipeline.stages import register
-from pipeline.tracking import store as tracking
+from pipeline.tracking import connection
 
 KEY = "3f" * 32
-NAME = promotion.SYNTHETIC_NAME
+NAME = names.SYNTHETIC_NAME
 EPOCHS = 4
-REAL_SMOKE = promotion.smoke
+REAL_SMOKE = checks.smoke_test
 
 
 def metric(value, n=90):
@@ -78,7 +79,7 @@ def process_pool(count, monkeypatch):
 def register_another(folder, mark):
     """Register the model in `folder` with other metrics, by which it is another version; in a process of its own."""
     os.chdir(folder)
-    promotion.smoke = passing
+    checks.smoke_test = passing
     register.METRICS = Path(f"metrics-{mark}.json")
     write(register.METRICS, {**make_metrics(), "mark": mark})
     register.write_json = lambda *_: None  # the receipt is one file for all
@@ -86,7 +87,7 @@ def register_another(folder, mark):
 
 
 def promote(number):
-    promotion.promote(NAME, number, read_params(), force=False, reason="", agree=lambda *_: None)
+    moves.promote(NAME, number, read_params(), force=False, reason="", agree=lambda *_: None)
 
 
 def free_port():
@@ -121,7 +122,7 @@ def mlflow_server(folder, backend, port=None):
         ui.wait_until_up(server, port, folder / "log")
         yield f"http://{ui.HOST}:{port}"
     finally:
-        ui.end(server)
+        end_tree(server)
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +178,7 @@ def empty_store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.connect()
+        connection.connect()
     return folder / "mlruns"
 
 
@@ -216,7 +217,7 @@ def working_in(folder):
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
-        patch.setattr(promotion, "smoke", passing)
+        patch.setattr(checks, "smoke_test", passing)
         yield folder
 
 
@@ -253,7 +254,7 @@ def lay_out(folder, keras_file):
 def outputs(tmp_path, monkeypatch, keras_file):
     """A folder with what the stages before `register` declare, without a store and with the real trial."""
     with working_in(lay_out(tmp_path / "röpository one", keras_file)) as folder:
-        monkeypatch.setattr(promotion, "smoke", REAL_SMOKE)
+        monkeypatch.setattr(checks, "smoke_test", REAL_SMOKE)
         yield folder
 
 
@@ -261,5 +262,5 @@ def outputs(tmp_path, monkeypatch, keras_file):
 def folder_with_store(outputs, empty_store, monkeypatch):
     """The same with an empty store, and without the seconds that a real trial takes."""
     shutil.copytree(empty_store, "mlruns")
-    monkeypatch.setattr(promotion, "smoke", passing)
+    monkeypatch.setattr(checks, "smoke_test", passing)
     return outputs

@@ -1,0 +1,29 @@
+"""Everything once: data where there is none, the stages through `dvc repro`, and the closing words. `busi run`."""
+
+import subprocess
+import sys
+
+from pipeline.ingest import data
+from pipeline.orchestration import summary
+from pipeline.runtime.processes import end_tree
+
+
+def run() -> None:
+    """Bring data in if it is missing, run what has something to do, and print what was reached.
+
+    Ends the process with DVC's exit code when a stage failed. Left by Ctrl-C or a signal, it ends the stage at work
+    first; DVC runs in a session of its own so that the stage gets one signal, not one from the terminal as well.
+
+    Raises:
+        StageError: the data could not be brought in.
+    """
+    data.bring(None)
+    repro = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], start_new_session=True)
+    try:
+        code = repro.wait()
+    except BaseException:
+        end_tree(repro)
+        raise
+    if code:
+        sys.exit(code)
+    summary.run()
