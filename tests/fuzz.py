@@ -28,7 +28,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import pipeline  # first: it puts src/ on the path
 from busi.data import archive, duplicates, images, manifest
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import StageError
@@ -138,13 +137,13 @@ def take_archive(case: malformed_inputs.Case, place: Path) -> None:
 
 def take_data(case: malformed_inputs.Case, place: Path) -> None:
     """As `busi data PATH` collects a set, before the swap."""
-    from pipeline.ingest import data
+    from pipeline.ingest import sources
 
     inner = place / "a" / "b"
     inner.mkdir(parents=True)
     (inner / case.name).write_bytes(case.content)
     try:
-        description, _, _ = data._collect(str(inner / case.name), inner / "out")
+        description, _, _ = sources.collect(str(inner / case.name), inner / "out")
         write_json(inner / "out" / "dataset.json", description)
     finally:
         _require_inside(place, inner / "out", inner / case.name)
@@ -338,7 +337,8 @@ def _page():
     from streamlit.testing.v1 import AppTest
 
     from pipeline.registry import production
-    from pipeline.tracking import store as tracking
+    from pipeline.serving.app_command import SCRIPT
+    from pipeline.tracking import versions
     from tests.pipeline.registry import make_metrics
 
     table = pd.DataFrame({"label": ["benign"], "predicted": ["benign"], "benign": 0.9, "malignant": 0.1, "normal": 0})
@@ -346,10 +346,10 @@ def _page():
         name="tiny", version="1", classifier=_classifier(), card="# A card", gate={"verdict": "passed", "rules": []},
         metrics=make_metrics(), predictions=table,
     )  # fmt: skip
-    tracking.production_version = lambda name: "1"
+    versions.production_version = lambda name: "1"
     production.load = lambda name: found
     sys.argv[1:] = ["--model", "tiny"]
-    return AppTest.from_file(str(Path(pipeline.__file__).with_name("app.py"))).run(timeout=HANG_SECONDS)
+    return AppTest.from_file(str(SCRIPT)).run(timeout=HANG_SECONDS)
 
 
 @functools.cache
@@ -358,13 +358,14 @@ def _endpoint():
     from starlette.testclient import TestClient
 
     from pipeline.serving import serve
-    from pipeline.tracking import store as tracking
+    from pipeline.tracking import logged_model
 
     place = Path(_scratch().name)
     _classifier().model.save(place / "model.keras")
     _classifier().novelty.save(place / "novelty.npz")
-    tracking.write_model(place / "made" / "model", place / "model.keras", place / "novelty.npz", None, None, "model")
-    return TestClient(serve.limited(tracking.scoring_app(place / "made" / "model")), raise_server_exceptions=False)
+    parts = logged_model.Parts(place / "model.keras", place / "novelty.npz", evidence={})
+    logged_model.write_model(place / "made" / "model", parts, None, None, "model")
+    return TestClient(serve.limited(logged_model.scoring_app(place / "made" / "model")), raise_server_exceptions=False)
 
 
 @functools.cache

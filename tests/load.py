@@ -211,15 +211,17 @@ def session(files: dict, rng: random.Random, ended: threading.Event, known: dict
     `known` has what was said of an image by a version; whoever asks again must be told the same.
     """
     from busi.data.layout import CLASSES
-    from pipeline.serving import app
+    from pipeline.serving.app.crop import box_of, cropped
+    from pipeline.serving.app.model import served_model
+    from pipeline.serving.app.state import file_of, preview_of
 
     while not ended.is_set():
         path = rng.choice(list(files))
         started, model = time.monotonic(), None  # a page that is made anew holds no model of before
         try:
-            model, _ = app.production_model()
-            file = app.File(path, files[path], path)
-            content = app.cropped(file, app.box_of(app.look_at(file), None))
+            model, _ = served_model()
+            file = file_of(path, files[path])
+            content = cropped(file, box_of(preview_of(file), None))
             [row] = model.classifier.predict([content]).to_dict(orient="records")
             model.classifier.heatmap(content, row["label"] or CLASSES[0])
             before = known.setdefault((row["model_version"], path), row["probabilities"])
@@ -236,13 +238,13 @@ def sessions(seed: int) -> None:
     """The process of the app: sessions as threads, as Streamlit has them, until a line comes in."""
     from streamlit.logger import set_log_level
 
-    from pipeline.serving import app
+    from pipeline.serving.app.model import served_model
 
     set_log_level("error")  # it would say that no browser is there
     expected = json.loads(Path("expected.json").read_text())
     files = {path: Path("data", path).read_bytes() for path in next(iter(expected.values()))}
     sys.argv[1:] = []
-    app.production_model()
+    served_model()
     ended, known, found = threading.Event(), {}, [Found() for _ in range(SESSIONS)]
     threads = [
         threading.Thread(target=session, args=(files, random.Random(f"{seed} {number}"), ended, known, one))
