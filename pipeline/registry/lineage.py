@@ -17,11 +17,8 @@ from pathlib import Path
 import yaml
 
 from pipeline.dataset import read_dataset
-from pipeline.params import PARAMS
+from pipeline.paths import DATA_DVC, DVC_LOCK, PARAMS, SPLIT, WEIGHTS
 
-DATA_FILE = Path("data.dvc")
-LOCK_FILE = Path("dvc.lock")
-SPLIT = Path("artifacts/split/split.csv")
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "scikit-learn", "mlflow", "dvc")
 
 RUN_WRITES = (":(exclude)dvc.lock", ":(exclude)reports")
@@ -33,6 +30,7 @@ NAMED = 5  # changed files that are named
 # What decides a run and is in git: where it differs from the commit, a rebuild needs the difference
 DECIDES = ("dvc.yaml", "params.yaml", "data.dvc", "pipeline", "src", "weights")
 
+UNCOMMITTED = "uncommitted.patch"  # the name of `uncommitted()`'s file beside a registered model
 NOT_RECORDED = "not recorded"
 NO_REPOSITORY = "not a git repository"
 NO_COMMIT = "no commit"
@@ -55,7 +53,7 @@ def collect(weights: str) -> dict[str, str]:
         "data_md5": _data_md5(),
         "split_md5": md5(SPLIT),
         "params_md5": md5(PARAMS),
-        "dvc_lock_md5": lock_md5(LOCK_FILE),
+        "dvc_lock_md5": lock_md5(DVC_LOCK),
         "weights": weights,
         "weights_md5": _weights_md5(weights),
         "packages": packages(),
@@ -186,9 +184,9 @@ def _git(*arguments: str, environment: Mapping[str, str] | None = None) -> str |
 
 def _data_md5() -> str:
     """The md5 that DVC gives `data/`, as `data.dvc` has it."""
-    if not DATA_FILE.is_file():
+    if not DATA_DVC.is_file():
         return NOT_RECORDED
-    outs = (yaml.safe_load(DATA_FILE.read_text(encoding="utf-8")) or {}).get("outs") or [{}]
+    outs = (yaml.safe_load(DATA_DVC.read_text(encoding="utf-8")) or {}).get("outs") or [{}]
     return str(outs[0].get("md5", NOT_RECORDED))
 
 
@@ -197,4 +195,4 @@ def _weights_md5(weights: str) -> str:
     if weights == "none":
         return "none"
     path = Path(weights)
-    return md5(path if path.parts[0] == "weights" else Path("weights") / path)
+    return md5(path if path.parts[0] == WEIGHTS.name else WEIGHTS / path)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from busi.serving import ImageClassifier
-from pipeline.dataset import read_dataset
-from pipeline.registry import promotion
-from pipeline.tracking import store as tracking
+from pipeline.registry import verify
+from pipeline.tracking import connection, logged_model
 
 
 @dataclass(frozen=True)
@@ -25,23 +24,18 @@ class Production:
     predictions: pd.DataFrame
 
 
-def default_name() -> str:
-    """The registered model that belongs to the data set in `data/`."""
-    return promotion.registered_name(read_dataset())
-
-
 def load(name: str) -> Production:
     """Load the Production version of a registered model.
 
     Raises:
-        StageError: there is none, it does not pass `promotion.verify`, or the store does not answer.
+        StageError: there is none, it does not pass `verify.verify`, or the store does not answer.
     """
-    tracking.connect()
-    with promotion.production_files(name) as (version, files):
+    connection.connect()
+    with verify.production_files(name) as (version, files):
         return Production(
             name=name,
             version=str(version.version),
-            classifier=tracking.load_classifier(files),
+            classifier=logged_model.load_classifier(files),
             card=(files / "model_card.md").read_text(encoding="utf-8"),
             gate=json.loads((files / "gate.json").read_text(encoding="utf-8")),
             metrics=json.loads((files / "metrics.json").read_text(encoding="utf-8")),

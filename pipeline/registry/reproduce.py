@@ -14,67 +14,70 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-import typer
 import yaml
 
 from busi.data.layout import CLASSES
-from pipeline.dataset import read_dataset
-from pipeline.paths import CACHE, ROOT
-from pipeline.registry import lineage
+from pipeline.paths import CACHE, DATA_DVC, DATASET, DVC_FILE, METRICS, MODEL, PREDICTIONS, ROOT, WEIGHTS
+from pipeline.registry import checks, lineage, names
 from pipeline.runtime.atomic_io import sha256
 from pipeline.runtime.errors import StageError
-from pipeline.runtime.lifecycle import stage
+from pipeline.tracking import connection, logged_model, runs
 
 FOLDER = CACHE / "reproduce"
-METRICS, PREDICTIONS = Path("reports/metrics.json"), Path("artifacts/evaluate/predictions.csv")
-MODEL = Path("artifacts/train/model.keras")
+LAST_STAGE = "evaluate"  # what is compared is there after it
 SHOWN = 10  # differences that are named
 
 
-def main(
-    version: Annotated[int, typer.Argument(help="Number of a registered version.")],
-    model: Annotated[
-        str | None, typer.Option("--model", help="Registered model. Left out: that of the data set that is in data/.")
-    ] = None,
-) -> None:
-    """Rebuild a version from its commit and data in a scratch worktree, and compare: identical, or different and where.
+def reproduce(version: int, model: str | None) -> None:
+    """Rebuild a version from its commit and data in a scratch worktree, and compare.
 
-    Exit code 0 when identical, 1 when different; then the worktree stays for a look.
+    Args:
+        version: number of a registered version.
+        model: the registered model; None for that of the data set in `data/`.
+
+    Raises:
+        StageError: the version can't be rebuilt, or it comes out different; then the worktree stays for a look.
     """
-    with stage("reproduce"):
-        from pipeline.registry import promotion
-        from pipeline.stages import register
-        from pipeline.tracking import store as tracking
+    name = model or names.default_name()
+    connection.connect()
+    chosen = names.choose(name, version)
+    with logged_model.files_of(chosen) as files:
+        whole = checks.integrity(chosen, files)
+        if not whole.passed:
+            raise StageError(f"{name} version {version} can't be compared with: {whole.sentence}")
+        evidence = ("metrics.json", "predictions.csv")
+        registered = {file: (files / file).read_text(encoding="utf-8") for file in evidence}
+        patch = files / lineage.UNCOMMITTED
+        tree = FOLDER / f"{name}-v{version}"
+        lay_out(tree, chosen.tags, patch.read_bytes() if patch.is_file() else b"")
+    bring_data(tree, chosen.tags)
+    for note in changed_packages(chosen.tags.get("packages", "")):
+        print(f"note: {note}", flush=True)
+    run(tree, "dvc", "repro", "--force", "--no-run-cache", *stages_to_run(tree))
+    differences = compare(registered, tree)
+    same_file = sha256(tree / MODEL) == chosen.tags.get("model_sha256")
+    print(f"model file: {'the same bytes' if same_file else 'other bytes'}")
+    if differences:
+        lines = [f"  {line}" for line in differences[:SHOWN]]
+        more = [f"  and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+        where = f"  the rebuilt version is in {tree.relative_to(ROOT)}"
+        raise StageError("\n".join([f"{name} version {version} comes out different", *lines, *more, where]))
+    remove(tree)
+    print(f"{name} version {version}: identical metrics and predictions")
 
-        name = model or promotion.registered_name(read_dataset())
-        tracking.connect()
-        chosen = promotion.choose(name, version)
-        with tracking.files_of(chosen) as files:
-            wrong = promotion.unaltered(chosen, files)
-            if not wrong["passed"]:
-                raise StageError(f"{name} version {version} can't be compared with: {wrong['sentence']}")
-            evidence = ("metrics.json", "predictions.csv")
-            registered = {file: (files / file).read_text(encoding="utf-8") for file in evidence}
-            patch = files / register.UNCOMMITTED
-            tree = FOLDER / f"{name}-v{version}"
-            lay_out(tree, chosen.tags, patch.read_bytes() if patch.is_file() else b"")
-        bring_data(tree, chosen.tags)
-        for note in changed_packages(chosen.tags.get("packages", "")):
-            typer.echo(f"note: {note}")
-        run(tree, "dvc", "repro", "--force", "--no-run-cache", "evaluate")
-        differences = compare(registered, tree)
-        same_file = sha256(tree / MODEL) == chosen.tags.get("model_sha256")
-        typer.echo(f"model file: {'the same bytes' if same_file else 'other bytes'}")
-        if differences:
-            lines = [f"  {line}" for line in differences[:SHOWN]]
-            more = [f"  and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
-            where = f"  the rebuilt version is in {tree.relative_to(ROOT)}"
-            raise StageError("\n".join([f"{name} version {version} comes out different", *lines, *more, where]))
-        remove(tree)
-        typer.echo(f"{name} version {version}: identical metrics and predictions")
+
+def stages_to_run(tree: Path) -> list[str]:
+    """The stages of that commit's `dvc.yaml` up to `LAST_STAGE`; DVC runs what they need in order.
+
+    Raises:
+        StageError: that commit has no such stage.
+    """
+    stages = list(yaml.safe_load((tree / DVC_FILE).read_text(encoding="utf-8"))["stages"])
+    if LAST_STAGE not in stages:
+        raise StageError(f"{DVC_FILE} of that commit has the stages {', '.join(stages)}; expected {LAST_STAGE}")
+    return stages[: stages.index(LAST_STAGE) + 1]
 
 
 def lay_out(tree: Path, tags: Mapping[str, str], patch: bytes) -> None:
@@ -96,12 +99,12 @@ def lay_out(tree: Path, tags: Mapping[str, str], patch: bytes) -> None:
     if patch:
         git("-C", str(tree), "apply", "--whitespace=nowarn", "-", content=patch)
     weights = tags.get("weights", "none")
-    if not (tree / "weights" / weights).is_file():  # not in git, as ImageNet's
-        here = ROOT / "weights" / weights
+    if not (tree / WEIGHTS / weights).is_file():  # not in git, as ImageNet's
+        here = ROOT / WEIGHTS / weights
         if lineage.md5(here) != tags.get("weights_md5"):
             md5 = tags.get("weights_md5")
             raise StageError(f"weights/{weights} with md5 {md5} is not here\n  `make weights` fetches ImageNet's")
-        shutil.copyfile(here, tree / "weights" / weights)
+        shutil.copyfile(here, tree / WEIGHTS / weights)
     # The cache is shared: it holds the data, and what comes out the same takes no room twice
     run(tree, "dvc", "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
 
@@ -112,33 +115,44 @@ def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
     Raises:
         StageError: none of these has it.
     """
-    named = yaml.safe_load((tree / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    named = data_version(tree)
     wanted = tags.get("data_md5")
     if named != wanted:
-        raise StageError(f"data.dvc of commit {tags['commit']} names version {named}, the registered version {wanted}")
+        raise StageError(
+            f"{DATA_DVC} of commit {tags['commit']} names version {named}, the registered version {wanted}"
+        )
     ways = [("dvc", "checkout", "data.dvc"), ("dvc", "pull", "data.dvc")]
     if tags.get("synthetic") == "true":
-        ways.append((sys.executable, "-m", "pipeline.cli", "data", "phantom"))
+        ways.append(make_phantoms(tree))
     for way in ways:
         done = subprocess.run(way, cwd=tree, env=environment(tree), capture_output=True, text=True, check=False)
-        if done.returncode == 0 and (tree / "data" / "dataset.json").is_file():
+        if done.returncode == 0 and (tree / DATASET).is_file():
             break
     else:
         raise StageError(
             f"data version {wanted} is neither in DVC's cache nor in a remote\n"
             "  bring that data in once with `make data SOURCE=...`, or add the remote that holds it with `make remote`"
         )
-    found = yaml.safe_load((tree / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    found = data_version(tree)
     if found != wanted:
         raise StageError(f"the data set came out as version {found}, not {wanted}: another processor or environment")
 
 
+def data_version(tree: Path) -> str:
+    """The md5 of the data set that the worktree's `data.dvc` names."""
+    return yaml.safe_load((tree / DATA_DVC).read_text(encoding="utf-8"))["outs"][0]["md5"]
+
+
+def make_phantoms(tree: Path) -> tuple[str, ...]:
+    """The command of that commit that makes the embedded data set."""
+    module = ("pipeline.cli", "data") if (tree / "pipeline" / "cli.py").is_file() else ("pipeline.data",)
+    return (sys.executable, "-m", *module, "phantom")
+
+
 def compare(registered: Mapping[str, str], tree: Path) -> list[str]:
     """Where the rebuilt metrics and predictions differ from the registered ones; empty when they do not."""
-    from pipeline.tracking import store as tracking
-
     before, after = json.loads(registered["metrics.json"]), json.loads((tree / METRICS).read_text(encoding="utf-8"))
-    before, after = tracking.flat(before), tracking.flat(after)
+    before, after = runs.flat(before), runs.flat(after)
     differences = [
         f"{name}: registered {before.get(name, 'missing')}, rebuilt {after.get(name, 'missing')}"
         for name in sorted(before.keys() | after.keys())
@@ -172,11 +186,12 @@ def changed_packages(recorded: str) -> list[str]:
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """The variables of a command in the worktree: its own store and caches, this environment's programs."""
-    others = ("MLFLOW_", "DVC_", "GIT_")
+    """The variables of a command in the worktree: its own code, store and caches, this environment's programs."""
+    others = ("MLFLOW_", "DVC_", "GIT_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'src'}",  # before the repository that is installed
         "DVC_SITE_CACHE_DIR": str(tree / ".cache" / "dvc"),
         "DVC_NO_ANALYTICS": "1",
     }
@@ -201,7 +216,3 @@ def remove(tree: Path) -> None:
     git("worktree", "remove", "--force", str(tree), check=False)
     shutil.rmtree(tree, ignore_errors=True)
     git("worktree", "prune")
-
-
-if __name__ == "__main__":
-    typer.run(main)

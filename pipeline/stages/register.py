@@ -1,8 +1,9 @@
-"""Stage `register`: the gate's verdict on the evaluation, then the model in the registry with verdict and lineage.
+"""Stage `register`: the model in the registry with the gate's verdict, its lineage and the code that serves it.
 
-`reports/gate.json` is a declared output and a function of metrics and thresholds alone. What goes to the store is
-not declared: a registered version under one key a (model, metrics, verdict, name), so that running this again
-registers nothing new, and a deleted store gets run and version back. `mlruns/registration.json` is the receipt.
+Reads what the stages before wrote, `reports/gate.json` among it; the verdict was decided by stage `report`. What goes
+to the store is not declared: a registered version under one key a (name, run, model, serving code, metrics, verdict),
+so that running this again registers nothing new, and a deleted store gets run and version back.
+`mlruns/registration.json` is the receipt.
 """
 
 import hashlib
@@ -12,45 +13,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from busi.evaluation import gate
+from busi.evaluation.gate import Decision
+from busi.evaluation.records import Metric
 from busi.reporting import card
+from pipeline import paths
 from pipeline.dataset import read_dataset
 from pipeline.params import Params, read_params
-from pipeline.registry import lineage, promotion
+from pipeline.registry import checks, lineage
+from pipeline.registry.names import registered_name
 from pipeline.runtime.atomic_io import sha256, write_json, write_text
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import STAGES, seconds_of, stage
-from pipeline.tracking import store as tracking
+from pipeline.tracking import logged_model, runs, versions
+from pipeline.tracking.versions import ModelVersion
 
-MODEL = Path("artifacts/train/model.keras")
-NOVELTY = Path("artifacts/evaluate/novelty.npz")
-HISTORY = Path("artifacts/train/history.csv")
-RUN = Path("artifacts/train/run.json")
-PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
-SMOKE = Path("artifacts/evaluate/smoke")
-EVALUATED = (Path("artifacts/evaluate/figures"), PREDICTIONS, Path("artifacts/evaluate/report.html"), SMOKE)
-METRICS = Path("reports/metrics.json")
-VALIDATION = Path("reports/validation.json")
-SPLIT = Path("reports/split.json")
-GATE = Path("reports/gate.json")
-# Says what gate.json says, in one line. It is not in git, so that in a fresh clone, whose store is empty, DVC runs
-# this stage although gate.json is there already
-VERDICT = Path("artifacts/register/verdict.txt")
-RECEIPT = tracking.FOLDER / "registration.json"
-
-UNCOMMITTED = "uncommitted.patch"  # beside the model: what decided the run and was not in the commit
+LOGGED = (paths.FIGURES, paths.PREDICTIONS, paths.REPORT, paths.SMOKE)  # to the run, under evaluate/
 REST_OF_CARD = "*The whole card is `model_card.md` beside the model.*"
 
 
 def main() -> None:
     params = read_params()
-    metrics = _read(METRICS)
-    decision = gate.decide(metrics, params.register_.gate.model_dump())
-    write_json(GATE, decision)
+    decision = Decision.from_json(_read(paths.GATE))
     receipt = ensure_registered(params)
-    failed = f" by {', '.join(gate.failed_rules(decision))}" if decision["verdict"] == gate.FAILED else ""
-    write_text(VERDICT, f"{decision['verdict']}{failed}\n")
-    print(f"{receipt['name']} version {receipt['version']}: {decision['verdict']} the gate{failed}")
+    # Not in git: in a fresh clone, whose store is empty, DVC runs this stage although gate.json is there already
+    write_text(paths.VERDICT, f"{decision.summary}\n")
+    failed = f" by {', '.join(decision.failed_rules)}" if decision.failed_rules else ""
+    print(f"{receipt['name']} version {receipt['version']}: {decision.verdict} the gate{failed}")
 
 
 def ensure_registered(params: Params) -> dict:
@@ -64,47 +52,42 @@ def ensure_registered(params: Params) -> dict:
     Raises:
         StageError: an output of an earlier stage is missing, or the store refuses.
     """
-    data = read_dataset()
-    name = promotion.registered_name(data)
-    decision, metrics = _read(GATE), _read(METRICS)
-    model_sha256 = sha256(_made(MODEL))
-    key = _registration_key(name, _read(RUN)["key"], model_sha256, metrics, decision)
+    dataset = read_dataset()
+    name = registered_name(dataset)
+    decision, metrics = _read(paths.GATE), _read(paths.METRICS)
+    model_sha256 = sha256(_existing(paths.MODEL))
+    key = _registration_key(name, _read(paths.RUN)["key"], model_sha256, metrics, decision)
 
-    run = _complete_run(params, metrics, data)
-    version = tracking.find_version(run, name, key)
+    run = _complete_run(params, metrics, dataset)
+    version = versions.find_version(run, name, key)
     if version is None:
         origin = lineage.collect(params.featurize.weights)
-        model_card = _card(name, params, decision, metrics, data, origin)
+        model_card = _card(name, params, decision, metrics, dataset, origin)
         tags = {**_verdict_tags(decision, metrics), **origin}
         patch = lineage.uncommitted()
         run.set_tags(tags)
-        run.log_data_set(data["name"], origin["data_md5"], data["source"])
+        run.log_data_set(dataset["name"], origin["data_md5"], dataset["source"])
         if patch:
-            run.log_text(patch, f"lineage/{UNCOMMITTED}")
-        version = tracking.register_version(
+            run.log_text(patch, f"lineage/{lineage.UNCOMMITTED}")
+        evidence = {
+            "model_card.md": model_card,
+            "gate.json": _json(decision),
+            "metrics.json": _json(metrics),
+            "lineage.json": _json(origin),
+            "predictions.csv": _existing(paths.PREDICTIONS).read_text(encoding="utf-8"),
+            "smoke.json": _existing(paths.SMOKE / "smoke.json").read_text(encoding="utf-8"),
+            **({lineage.UNCOMMITTED: patch} if patch else {}),
+        }
+        temperature = str(_read(paths.RUN)["temperature"])
+        version = versions.register_version(
             run,
             name=name,
             key=key,
-            keras_file=MODEL,
-            novelty_file=_made(NOVELTY),
-            evidence={
-                "model_card.md": model_card,
-                "gate.json": _json(decision),
-                "metrics.json": _json(metrics),
-                "lineage.json": _json(origin),
-                "predictions.csv": _made(PREDICTIONS).read_text(encoding="utf-8"),
-                "smoke.json": _made(SMOKE / "smoke.json").read_text(encoding="utf-8"),
-                **({UNCOMMITTED: patch} if patch else {}),
-            },
-            tags={
-                **tags,
-                "model_sha256": model_sha256,
-                "temperature": str(_read(RUN)["temperature"]),
-                "run_id": run.id,
-            },
-            description=card.describe(model_card, tracking.DESCRIPTION_LIMIT, REST_OF_CARD),
+            parts=logged_model.Parts(paths.MODEL, _existing(paths.OOD_DETECTOR), evidence),
+            tags={**tags, "model_sha256": model_sha256, "temperature": temperature, "run_id": run.id},
+            description=card.describe(model_card, versions.DESCRIPTION_LIMIT, REST_OF_CARD),
         )
-    _try_out(version)
+    _smoke_test(version)
     receipt = {
         "name": version.name,
         "version": str(version.version),
@@ -112,58 +95,57 @@ def ensure_registered(params: Params) -> dict:
         "verdict": version.tags["verdict"],
         "lineage": {field: version.tags[field] for field in lineage.FIELDS},
     }
-    write_json(RECEIPT, receipt)
+    write_json(paths.RECEIPT, receipt)
     return receipt
 
 
-def _try_out(version: tracking.ModelVersion) -> None:
-    """Try a version once that has not been, and keep what came of it as its tag `smoke`."""
-    if version.tags.get(promotion.SMOKE_TAG) != promotion.SMOKE_PASSED:
-        with tracking.files_of(version) as files:
-            outcome = promotion.smoke(version, files)
-        tracking.set_version_tags(
-            version.name,
-            version.version,
-            {promotion.SMOKE_TAG: promotion.SMOKE_PASSED if outcome["passed"] else "failed"},
+def _smoke_test(version: ModelVersion) -> None:
+    """Run the smoke test of a version that has not passed one, and keep the outcome as its tag `smoke`."""
+    if version.tags.get(checks.SMOKE_TAG) == checks.SMOKE_PASSED:
+        return
+    with logged_model.files_of(version) as files:
+        outcome = checks.smoke_test(version, files)
+    tag = checks.SMOKE_PASSED if outcome.passed else "failed"
+    versions.set_version_tags(version.name, version.version, {checks.SMOKE_TAG: tag})
+    if not outcome.passed:
+        raise StageError(
+            f"{version.name} version {version.version} is registered but can't be promoted: {outcome.sentence}"
         )
-        if not outcome["passed"]:
-            raise StageError(
-                f"{version.name} version {version.version} is registered but can't be promoted: {outcome['sentence']}"
-            )
 
 
-def _complete_run(params: Params, metrics: Mapping, data: Mapping) -> tracking.Run:
-    key = _read(RUN)["key"]
-    run = tracking.open_run(key, tracking.run_name(data["name"], key))
+def _complete_run(params: Params, metrics: Mapping, dataset: Mapping) -> runs.Run:
+    """The run of the training, with everything that the stages wrote logged to it."""
+    key = _read(paths.RUN)["key"]
+    run = runs.open_run(key, runs.run_name(dataset["name"], key))
     if not run.is_training_logged():
-        run.log_training(params.of_training(), pd.read_csv(_made(HISTORY)))
-    run.log_evaluation(metrics, EVALUATED)
+        run.log_training(params.of_training(), pd.read_csv(_existing(paths.HISTORY)))
+    run.log_evaluation(metrics, LOGGED)
     run.log_seconds(seconds_of(STAGES[: STAGES.index("register")]))  # this one's own time is not known yet
     run.finish()
     return run
 
 
 def _card(
-    name: str, params: Params, decision: Mapping, metrics: Mapping, data: Mapping, origin: Mapping[str, str]
+    name: str, params: Params, decision: Mapping, metrics: Mapping, dataset: Mapping, origin: Mapping[str, str]
 ) -> str:
     return card.render(
         name,
         decision=decision,
         metrics=metrics,
         confidence=params.evaluate.confidence,
-        data=data,
-        validation=_read(VALIDATION),
-        split=_read(SPLIT),
+        data=dataset,
+        validation=_read(paths.VALIDATION_REPORT),
+        split=_read(paths.SPLIT_REPORT),
         training=params.of_training(),
-        temperature=_read(RUN)["temperature"],
+        temperature=_read(paths.RUN)["temperature"],
         lineage=origin,
     )
 
 
 def _verdict_tags(decision: Mapping, metrics: Mapping) -> dict[str, str]:
-    accuracy = metrics["accuracy"]
-    interval = f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f}, n = {accuracy['n']})"
-    failed = ", ".join(gate.failed_rules(decision)) or "none"
+    accuracy = Metric.from_json(metrics["accuracy"])
+    failed = ", ".join(Decision.from_json(decision).failed_rules) or "none"
+    interval = f"{accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f}, n = {accuracy.n})"
     return {"verdict": decision["verdict"], "failed_rules": failed, "accuracy": interval}
 
 
@@ -172,15 +154,17 @@ def _registration_key(name: str, run_key: str, model_sha256: str, metrics: Mappi
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _made(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise StageError(f"{path} not found\n  run `dvc repro register`, which makes it first")
+        raise StageError(f"{path} not found\n  `dvc repro register` runs the stages before, which write it")
     return path
 
 
 def _read(path: Path) -> dict:
+    if path == paths.GATE and not path.is_file():
+        raise StageError(f"{path} not found\n  stage report writes it: dvc repro report")
     try:
-        return json.loads(_made(path).read_text(encoding="utf-8"))
+        return json.loads(_existing(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StageError(f"{path} is not JSON: {error}\n  delete it and run `dvc repro`, which writes it") from error
 

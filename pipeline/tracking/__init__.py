@@ -1,4 +1,16 @@
-"""The only code that talks to MLflow: the store, runs, registered versions, the logged model.
+"""Everything that talks to MLflow: the connection, runs, registered versions and the logged model with its code.
 
-What a version must fulfil to be promoted is in `pipeline.registry`.
+What a version is worth, and which one is Production, is in `pipeline.registry`.
 """
+
+import os
+
+# Here, since MLflow reads them at its import: no hints, links or retries that last minutes on the user's terminal
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}.items():
+    os.environ.setdefault(_name, _value)

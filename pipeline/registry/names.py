@@ -1,0 +1,54 @@
+"""What a registered model is called, and which of its versions a command means."""
+
+from collections.abc import Mapping
+
+from busi.evaluation import gate
+from pipeline.dataset import read_dataset
+from pipeline.runtime.errors import StageError
+from pipeline.tracking import versions
+from pipeline.tracking.versions import ModelVersion
+
+NAME = "busi-densenet121"
+SYNTHETIC_NAME = "busi-densenet121-phantom"
+
+
+def registered_name(dataset: Mapping) -> str:
+    """The model's name in the registry; a model of synthetic images has its own and never replaces one of real images.
+
+    Args:
+        dataset: the content of `data/dataset.json`, of which `synthetic` (bool) decides.
+    """
+    return SYNTHETIC_NAME if dataset["synthetic"] else NAME
+
+
+def default_name() -> str:
+    """The registered model that belongs to the data set in `data/`."""
+    return registered_name(read_dataset())
+
+
+def choose(name: str, number: int | None) -> ModelVersion:
+    """The version with this number, or the newest that passed the gate.
+
+    Raises:
+        StageError: there is no such version, or none has passed.
+    """
+    found = versions.list_versions(name)
+    if number is None:
+        passed = [version for version in found if version.tags.get("verdict") == gate.PASSED]
+        if not passed:
+            raise StageError(
+                f"no version of {name} has passed the gate, so there is nothing to promote\n"
+                "  see reports/gate.json, or name a version with --force --reason"
+            )
+        return passed[0]
+    for version in found:
+        if int(version.version) == number:
+            return version
+    have = ", ".join(str(version.version) for version in reversed(found)) or "none"
+    raise StageError(f"{name} has no version {number}; it has {have}\n  `busi versions` shows them")
+
+
+def production_of(name: str) -> ModelVersion | None:
+    """The version that the alias `production` names, or None."""
+    number = versions.production_version(name)
+    return None if number is None else choose(name, int(number))
