@@ -52,4 +52,5 @@ def interval(found: Mapping, digits: int = 0) -> str:
 
 def mark_commands(text: str) -> Markup:
     """A sentence as HTML, with everything between back quotes set as a command."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped before
+    plain = str(escape(text))  # a Markup would escape the tags that `re.sub` puts in
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", plain))  # noqa: S704 - escaped before
