@@ -1,5 +1,4 @@
-"""What a person is shown of one image: the part that is the scan, the heat map over it, and how far to trust a
-probability.
+"""What a person sees of one image: the box of its scan, the heat map over it, the track record of a probability.
 
 Images are gray levels, uint8 (height, width), as `images.to_gray` gives them. A box is (left, top, right, bottom) in
 pixels, the last two exclusive.
@@ -13,26 +12,29 @@ import pandas as pd
 from PIL import Image
 
 from busi.data.layout import CLASSES
-from busi.evaluation.metrics import wilson
+from busi.evaluation.resampling import wilson_share
 
 Box = tuple[int, int, int, int]
 
-# Viridis (van der Walt and Smith 2015): even to the eye, also to one that takes red for green, and in print
+# Viridis (van der Walt and Smith 2015): even steps of brightness, so its order holds in gray and for the colour-blind
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
-BANDS = (0.0, 0.6, 0.8, 0.9, 1.0)  # of the largest probability; narrower ones would hold too few test images
+BANDS = (0.0, 0.6, 0.8, 0.9, 1.0)  # of the largest probability; narrower bands would hold too few test images
 CONFIDENCE = 0.95
 
-_BLACK = 4  # gray levels up to this are black; JPEG leaves such noise on a black margin
-_EMPTY = 0.01  # a line with at most this share of lit pixels is empty
-_GAP = 0.006  # of the image's side: so many empty lines part the scan from the text beside it
-_WORTH = 0.02  # of the image's side: less on every side is no margin to remove
-_LEAST = 0.1  # of the image's area: what would leave less is no scan
+_BLACK = 4  # gray levels up to this count as black; JPEG leaves such noise on black margins
+_EMPTY = 0.01  # a row or column with at most this share of lit pixels is empty
+_GAP = 0.006  # of the image's side; a longer stretch of empty lines separates the scan from text beside it
+_WORTH = 0.02  # of the image's side; narrower margins stay
+_LEAST = 0.1  # of the image's area; a smaller box is not taken for a scan
 
 
 class TrackRecord(NamedTuple):
-    """Of `n` test images whose largest probability lay in the band `above` to `up_to`, `right` were classified right;
-    `low` to `high` is the interval of that share at `CONFIDENCE`."""
+    """How often the model was right on the `n` test images whose largest probability lay in one band.
+
+    The band is `above` (exclusive) to `up_to`. `right` of the n images were classified right. `low` to `high` is the
+    Wilson interval of that share at `CONFIDENCE`; 0 to 1 where n is 0.
+    """
 
     above: float
     up_to: float
@@ -43,14 +45,15 @@ class TrackRecord(NamedTuple):
 
 
 def whole(gray: np.ndarray) -> Box:
+    """The box of the whole image."""
     return 0, 0, gray.shape[1], gray.shape[0]
 
 
 def scan_box(gray: np.ndarray) -> Box:
-    """Propose the rectangle of the scan: without black margins, and without text that a black gap parts from it.
+    """Propose the box of the scan, without black margins and without text that a black gap separates from it.
 
-    The longest stretch of lines without a gap is kept, of rows and columns in turn, until nothing changes. Gives the
-    whole image where less than 2 % of a side would go, and where nothing would be left that could be a scan.
+    Keeps the longest stretch of lines without a gap, of rows and columns in turn, until nothing changes. Gives the
+    whole image where every margin is below 2 % of its side, and where the box would be too small for a scan.
     """
     height, width = gray.shape
     lit = gray > _BLACK
@@ -76,15 +79,14 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def fit(gray: np.ndarray, side: int) -> np.ndarray:
-    """The image with no side longer than `side`; a smaller one as it is."""
+    """The image reduced until no side is longer than `side`; a smaller one as it is."""
     image = Image.fromarray(gray)
     image.thumbnail((side, side))
     return np.asarray(image)
 
 
 def outlined(gray: np.ndarray, box: Box, side: int) -> np.ndarray:
-    """The image, no side longer than `side`, with what lies outside the box dimmed and the box drawn; uint8
-    (height, width, 3)."""
+    """The image as by `fit`, with the box drawn and everything outside it dimmed; uint8 (height, width, 3)."""
     full_height, full_width = gray.shape
     gray = fit(gray, side)
     across, down = gray.shape[1] / full_width, gray.shape[0] / full_height
@@ -97,12 +99,12 @@ def outlined(gray: np.ndarray, box: Box, side: int) -> np.ndarray:
 
 
 def blend(gray: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarray:
-    """The image under its heat map, uint8 (height, width, 3): the hotter, the less of the image shows through.
+    """The image under its heat map, uint8 (height, width, 3). A hotter pixel covers more of the image.
 
     Args:
         gray: the image.
-        heat: float32 of the same shape, 0 to 1.
-        opacity: 0 to 1; of the hottest pixel.
+        heat: float32 of the same shape, 0 to 1; other values are clipped.
+        opacity: 0 to 1, of the hottest pixel.
     """
     heat = np.clip(heat, 0, 1)
     stops = np.linspace(0, 1, len(RAMP))
@@ -112,23 +114,23 @@ def blend(gray: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarray:
 
 
 def track_record(predictions: pd.DataFrame, probability: float) -> TrackRecord:
-    """How often the model was right on test images when it was about as sure as `probability`, its largest one.
+    """How often the model was right on the test images whose largest probability lay in the same band.
 
     Args:
         predictions: the content of `predictions.csv`: `label`, `predicted` and a probability a class.
-        probability: 0 to 1.
+        probability: the largest one of the image in question, 0 to 1.
     """
     upper = min(int(np.searchsorted(BANDS, probability)), len(BANDS) - 1)
     above, up_to = BANDS[max(upper, 1) - 1], BANDS[max(upper, 1)]
     largest = predictions[list(CLASSES)].max(axis=1)
     alike = predictions[(largest > above) & ((largest <= up_to) | (up_to == BANDS[-1]))]
     right, n = int((alike["label"] == alike["predicted"]).sum()), len(alike)
-    low, high = wilson(right, n, CONFIDENCE) if n else (0.0, 1.0)
+    low, high = wilson_share(right, n, CONFIDENCE)[1:3] if n else (0.0, 1.0)
     return TrackRecord(above, up_to, right, n, low, high)
 
 
 def _longest(share_lit: np.ndarray, gap: float) -> tuple[int, int]:
-    """Start and end of the longest stretch of lines that no `gap` of empty ones interrupts; all where all are empty."""
+    """Start and end of the longest stretch of lines without a `gap` of empty ones; all lines where all are empty."""
     lit = np.flatnonzero(share_lit > _EMPTY)
     if not len(lit):
         return 0, len(share_lit)

@@ -1,4 +1,4 @@
-"""What a person is shown of an image: the crop to the scan, the heat map over it, the track record of a probability."""
+"""What a person sees of an image: the crop to the scan, the heat map over it, the track record of a probability."""
 
 import io
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from busi.data.layout import CLASSES
-from busi.evaluation.metrics import wilson
+from busi.evaluation.resampling import wilson_share
 from busi.phantom.scan import render
 from busi.reporting import viewing
 
@@ -91,7 +91,7 @@ def test_the_track_record_counts_test_images_that_were_as_sure():
     table = pd.DataFrame({"label": ["benign"] * 6, "predicted": ["benign", "benign", "malignant", *["benign"] * 3]})
     table[list(CLASSES)] = [(p, (1 - p) / 2, (1 - p) / 2) for p in largest]
     found = viewing.track_record(table, 0.93)
-    assert found == (0.9, 1.0, 2, 3, *wilson(2, 3, 0.95))
+    assert found == (0.9, 1.0, 2, 3, *wilson_share(2, 3, 0.95)[1:3])
     assert viewing.track_record(table, 1.0)[2:4] == viewing.track_record(table, 0.9001)[2:4] == (2, 3)
     assert viewing.track_record(table, 0.9)[:4] == (0.8, 0.9, 2, 2)  # an edge belongs to the band below, as there
     assert viewing.track_record(table, 0.34)[:4] == (0.0, 0.6, 1, 1)
