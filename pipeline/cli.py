@@ -166,7 +166,7 @@ def crossval(
     with stage("crossval"):
         from pipeline.orchestration import crossval
 
-        crossval.main(folds, repeats, scheduler)
+        crossval.run(folds, repeats, scheduler)
 
 
 @app.command()
@@ -311,7 +311,7 @@ def reproduce(
     with stage("reproduce"):
         from pipeline.registry import reproduce
 
-        reproduce.main(version, model)
+        reproduce.reproduce(version, model)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import yaml
 from filelock import Timeout
 
+from pipeline.ingest.dvc_command import DVC_BUSY, mend
 from pipeline.paths import DATA_DVC, DVC_FILE, DVC_LOCK
 from pipeline.runtime.atomic_io import write_text
 from pipeline.runtime.errors import ExternalServiceError, StageError
@@ -26,7 +27,6 @@ from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT
 from pipeline.runtime.locks import locked
 from pipeline.runtime.processes import end_tree, is_alive
 
-DVC_BUSY = Path(".dvc/tmp/rwlock")  # what DVC's processes read and write at the moment
 LOCK, HOLDER = Path(".cache/flow.lock"), Path(".cache/flow.holder")  # of the flow, and who holds it
 
 DATA = "data"  # the step before the stages: `data/` is there, and is the version of `data.dvc`
@@ -39,8 +39,6 @@ POLL_SECONDS = 1.0
 RAN = re.compile(r"^Running stage '")
 SKIPPED = re.compile(r"didn't change, skipping|is cached - skipping run")
 BUSY = re.compile(r"is busy, it is being blocked by")
-BROKEN_BUSY = re.compile(r"Unable to read RWLock-file|RWLock-file .* format error")
-BROKEN_LOCK = re.compile(r"dvc\.lock' (is invalid|validation failed)")
 EXIT_CODE = re.compile(r"exited with (\d+)")
 DVC_ECHO = re.compile(r"ERROR: failed to reproduce|Running stage '|> python -m ")
 
@@ -154,22 +152,6 @@ def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
         if time.monotonic() > deadline:
             raise StageTimeout(f"{holder} has been at work here for too long\n  wait for it, or end it, and repeat")
         time.sleep(POLL_SECONDS)
-
-
-def mend(said: str) -> str | None:
-    """Remove what a killed DVC left half written of its own files, if that is what it complains of.
-
-    DVC writes neither whole-or-not. After a kill nobody is at work, and what `dvc.lock` named is found again in DVC's
-    run cache, or runs again. A `dvc.lock` with git's marks of a conflict is somebody's work and left alone.
-
-    Returns:
-        What was done, or None.
-    """
-    for path, complaint in ((DVC_BUSY, BROKEN_BUSY), (DVC_LOCK, BROKEN_LOCK)):
-        if complaint.search(said) and path.is_file() and "<<<<<<<" not in path.read_text(encoding="utf-8"):
-            path.unlink()
-            return f"a killed DVC left half of {path.as_posix()}; it was removed"
-    return None
 
 
 def follow(step: str, command: list[str], deadline: float, say: Callable[[str], None]) -> tuple[int, list[str]]:

@@ -36,10 +36,10 @@ def run(paths: list[Path], as_csv: bool, as_json: bool, model: str | None) -> No
         raise StageError("no file was named; expected image files, or folders of them")
     files = find(paths)
 
-    from pipeline.registry import production
+    from pipeline.registry import names, production
 
     with tqdm(total=len(files), desc="predict", unit="image", disable=None) as progress:
-        classifier = production.load(model or production.default_name()).classifier
+        classifier = production.load(model or names.default_name()).classifier
         rows = list(classify(classifier, files, progress))
     # A name on disk may be no text: its bytes are printed as \udcXX, which JSON takes
     sys.stdout.reconfigure(errors="backslashreplace")

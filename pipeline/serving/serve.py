@@ -16,7 +16,8 @@ from fastapi.responses import JSONResponse
 
 from busi import DISCLAIMER
 from busi.serving import MAX_BYTES
-from pipeline.registry import production, verify
+from pipeline.paths import STORE
+from pipeline.registry import names, verify
 from pipeline.runtime.errors import StageError
 from pipeline.serving import ui
 from pipeline.tracking import connection, logged_model
@@ -43,7 +44,7 @@ def run(port: int, model: str | None) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         ui.choose_port(port)
         connection.connect()
-        name = model or production.default_name()
+        name = model or names.default_name()
         print(f"verifying the Production version of {name}", flush=True)
         path = STORE / f"serve-{port}.log"
         with verify.production_files(name) as (version, files), path.open("w") as log:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from pipeline.paths import STORE
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.processes import end_tree
 from pipeline.tracking import connection

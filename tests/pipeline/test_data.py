@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -21,9 +20,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
-from pipeline.ingest import data as command
+from pipeline import cli
+from pipeline.ingest import data, dvc_command, sources, swap
+from pipeline.ingest.version import read_version
 from pipeline.paths import ROOT
 from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT
+from pipeline.runtime.locks import locked
 
 
 def picture(text: str) -> bytes:
@@ -69,7 +71,7 @@ def state() -> tuple:
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(command.app, list(arguments))
+    result = CliRunner().invoke(cli.app, ["data", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     assert "Traceback" not in result.output
     return result.output
@@ -132,7 +134,7 @@ def fail_dvc_add(monkeypatch, outcome):
             raise outcome
         return outcome()
 
-    monkeypatch.setattr(command, "_dvc", dvc)
+    monkeypatch.setattr(dvc_command, "dvc", dvc)
 
 
 # What comes in
@@ -141,7 +143,7 @@ def fail_dvc_add(monkeypatch, outcome):
 def test_a_zip_becomes_the_next_version(filled):
     members = {f"Dataset_BUSI_with_GT/{n}": c for n, c in SET.items()} | {"__MACOSX/._x": b"", ".DS_Store": b""}
     members |= {"Dataset_BUSI_with_GT/benign/ä ö (1).png": picture("x")}
-    before = command.read_version()
+    before = read_version()
     output = run(str(pack(filled / "my set.zip", members)))
     assert description() == {
         "name": "my set",
@@ -154,9 +156,9 @@ def test_a_zip_becomes_the_next_version(filled):
     assert tree(Path("data")).keys() == SET.keys() | {"benign/ä ö (1).png", "dataset.json"}
     assert yaml.safe_load(Path("data.dvc").read_text())["meta"] == {
         "name": "my set",
-        "md5": command.read_version()[1],
+        "md5": read_version()[1],
     }
-    _, md5 = command.read_version()
+    _, md5 = read_version()
     for said in (
         "7 images (benign 3, malignant 2, normal 2), 6 masks",
         "ignored: 2",
@@ -194,14 +196,14 @@ def test_the_real_generator_fits(empty):
     assert "phantom (synthetic): 5 images (benign 2, malignant 2, normal 1)" in run("phantom")
     assert description()["synthetic"] is True
     assert sum("_mask" not in name for name in tree(Path("data"))) == 5 + 1
-    assert command.read_version()[0] == "phantom"
+    assert read_version()[0] == "phantom"
 
 
 def test_kaggle_gives_busi(empty, monkeypatch):
     import kagglehub
 
     source = spread(empty / "cache", {f"Dataset_BUSI_with_GT/{n}": c for n, c in SET.items()})
-    monkeypatch.setattr(kagglehub, "dataset_download", {command.KAGGLE: str(source)}.__getitem__)
+    monkeypatch.setattr(kagglehub, "dataset_download", {sources.KAGGLE_SET: str(source)}.__getitem__)
     output = run("kaggle")
     assert "note: BUSI as published has" in output
     assert description() | {"source": None} == {
@@ -212,8 +214,8 @@ def test_kaggle_gives_busi(empty, monkeypatch):
         "counts": COUNTS,
         "masks": 6,
     }
-    assert command.BUSI_DOI in description()["source"]
-    assert command.KAGGLE in description()["source"]
+    assert sources.BUSI_DOI in description()["source"]
+    assert sources.KAGGLE_SET in description()["source"]
 
 
 # Nothing is lost
@@ -265,7 +267,7 @@ def test_a_failure_after_the_swap_is_undone(request, monkeypatch, there, exchang
     source = spread(place / "new", SET | {"benign/benign (3).png": picture("x")})
     before = state()
     if not exchange:
-        monkeypatch.setattr(command, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(swap, "_exchange", lambda one, other: False)
 
     def write_and_fail():
         assert "benign/benign (3).png" in tree(Path("data"))
@@ -294,7 +296,7 @@ def test_a_full_disk_while_copying_changes_nothing(filled, monkeypatch):
         folder.mkdir()
         raise OSError(errno.ENOSPC, "No space left on device", str(folder.name))
 
-    monkeypatch.setattr(command.archive, "collect", full)
+    monkeypatch.setattr(sources.archive, "collect", full)
     assert "No space left on device" in run(str(filled), code=1)
     assert state() == before
 
@@ -314,14 +316,13 @@ def test_the_next_start_undoes_what_a_kill_left(request, there, exchange, when):
     source = spread(place / "new", SET | {"benign/benign (3).png": picture("x")})
     before = state()
     program = f"""
-import os, subprocess, sys
+import os, subprocess
 from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
-from pipeline import data as command
+from pipeline.ingest import data, dvc_command, swap
 if not {exchange}:
-    command._exchange = lambda one, other: False
+    swap._exchange = lambda one, other: False
 if {when!r} == "before the swap":
-    command._swap = lambda new, aside: os._exit(9)
+    swap._swap = lambda new, aside: os._exit(9)
 if {when!r} == "within the swap":
     rename = Path.rename
     Path.rename = lambda self, target: (rename(self, target), os._exit(9))
@@ -330,12 +331,12 @@ def dvc(*words):
         Path("data.dvc").write_text("half")
         os._exit(9)
     return subprocess.CompletedProcess(words, 0, "{{}}", "")
-command._dvc = dvc
-command.bring_in({str(source)!r})
+dvc_command.dvc = dvc
+data.bring({str(source)!r})
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
     assert len(list(Path().glob(".data-incoming-*"))) == 1
-    command.recover()
+    swap.recover()
     assert state() == before
 
 
@@ -361,7 +362,7 @@ def test_undo_needs_no_space_and_may_be_cut_off(request, monkeypatch, there):
     with monkeypatch.context() as patch:
         for name in ("copyfile", "copy", "copytree"):
             patch.setattr(shutil, name, full)
-        command.recover()
+        swap.recover()
     assert state() == before
 
 
@@ -391,12 +392,12 @@ def test_what_a_killed_dvc_left_half_written_is_mended(filled):
     output = run()
     for file in files:
         assert f"half of {file}; it was removed" in output
-    assert command._dvc("repro", "-q").returncode == 0
+    assert dvc_command.dvc("repro", "-q").returncode == 0
     assert state() == before
 
 
 def test_two_runs_do_not_meet(filled):
-    with command._alone():
+    with locked(data.LOCK):
         assert "another `busi data`" in run("phantom", code=1)
 
 
@@ -428,8 +429,8 @@ def server(tmp_path, monkeypatch):
     handler = type("Answer", (Server,), {"body": body})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setattr(command, "BUSI_URL", f"http://127.0.0.1:{running.server_port}/Dataset_BUSI.zip")
-        monkeypatch.setattr(command, "BUSI_SHA256", hashlib.sha256(body).hexdigest())
+        monkeypatch.setattr(sources, "BUSI_URL", f"http://127.0.0.1:{running.server_port}/Dataset_BUSI.zip")
+        monkeypatch.setattr(sources, "BUSI_SHA256", hashlib.sha256(body).hexdigest())
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield handler
         running.shutdown()
@@ -439,10 +440,10 @@ def server(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_busi_is_downloaded_once(empty, server):
-    command.DOWNLOADS.mkdir(parents=True)
-    (command.DOWNLOADS / "tmpkilled").write_bytes(b"half")  # as a killed run leaves it
+    sources.DOWNLOADS.mkdir(parents=True)
+    (sources.DOWNLOADS / "tmpkilled").write_bytes(b"half")  # as a killed run leaves it
     run("busi")
-    assert [path.name for path in command.DOWNLOADS.iterdir()] == ["Dataset_BUSI.zip"]
+    assert [path.name for path in sources.DOWNLOADS.iterdir()] == ["Dataset_BUSI.zip"]
     assert (description()["name"], description()["licence"], description()["counts"]) == ("busi", "CC BY 4.0", COUNTS)
     server.status = 500
     assert "same version as before" in run("busi")
@@ -463,15 +464,15 @@ def test_a_failed_download_leaves_nothing(filled, server, monkeypatch, answer, s
     if answer == "unreachable":
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            monkeypatch.setattr(command, "BUSI_URL", f"http://127.0.0.1:{free.getsockname()[1]}/Dataset_BUSI.zip")
+            monkeypatch.setattr(sources, "BUSI_URL", f"http://127.0.0.1:{free.getsockname()[1]}/Dataset_BUSI.zip")
     else:
         for name, value in answer.items():
             setattr(server, name, value)
     output = run("busi", code=1)
     assert said in output
-    assert "pipeline.data kaggle" in output
+    assert "busi data kaggle" in output
     assert state() == before
-    assert not list(command.DOWNLOADS.glob("*"))
+    assert not list(sources.DOWNLOADS.glob("*"))
 
 
 def test_kaggle_fails_clearly(filled, monkeypatch):
@@ -485,7 +486,7 @@ def test_kaggle_fails_clearly(filled, monkeypatch):
     monkeypatch.setattr(kagglehub, "dataset_download", refuse)
     output = run("kaggle", code=1)
     assert "UnauthenticatedError: User is not authenticated" in output
-    assert "pipeline.data busi" in output
+    assert "busi data busi" in output
     assert state() == before
 
 
@@ -510,7 +511,7 @@ def test_the_version_comes_back_from_the_cache(filled):
 def test_the_version_comes_back_from_the_remote(filled):
     before = state()
     for words in (["remote", "add", "-d", "store", str(filled / "store")], ["push", "-q"]):
-        assert command._dvc(*words).returncode == 0
+        assert dvc_command.dvc(*words).returncode == 0
     shutil.rmtree("data")
     shutil.rmtree(".dvc/cache")
     assert "by dvc pull: old" in run()
@@ -518,7 +519,7 @@ def test_the_version_comes_back_from_the_remote(filled):
 
 
 def test_a_version_that_is_nowhere_is_named(filled):
-    md5 = command.read_version()[1]
+    md5 = read_version()[1]
     shutil.rmtree("data")
     shutil.rmtree(".dvc/cache")
     before = Path("data.dvc").read_bytes()
@@ -530,7 +531,7 @@ def test_a_version_that_is_nowhere_is_named(filled):
 
 
 def test_a_remote_that_does_not_give_the_version_may_be_asked_again(filled):
-    assert command._dvc("remote", "add", "-d", "store", str(filled / "gone")).returncode == 0
+    assert dvc_command.dvc("remote", "add", "-d", "store", str(filled / "gone")).returncode == 0
     shutil.rmtree("data")
     shutil.rmtree(".dvc/cache")
     assert "dvc pull: " in run(code=EXTERNAL_SERVICE_EXIT)
@@ -548,7 +549,7 @@ def test_half_a_checkout_does_not_pass_for_a_set(filled, monkeypatch, interrupte
                 raise KeyboardInterrupt
         return subprocess.CompletedProcess(arguments, int(arguments[0] == "checkout"), "", "")
 
-    monkeypatch.setattr(command, "_dvc", dvc)
+    monkeypatch.setattr(dvc_command, "dvc", dvc)
     run(code=130 if interrupted else 1)
     assert not Path("data").exists()
 
@@ -556,7 +557,7 @@ def test_half_a_checkout_does_not_pass_for_a_set(filled, monkeypatch, interrupte
 def test_the_embedded_default_is_generated_again(empty, stub_phantom):
     run()
     before = state()
-    assert command.read_version()[0] == "phantom"
+    assert read_version()[0] == "phantom"
     shutil.rmtree("data")
     shutil.rmtree(".dvc/cache")
     assert "same version as before" in run()
@@ -571,17 +572,11 @@ def test_a_data_dvc_that_is_none_is_named(filled):
 @pytest.mark.parametrize("words", [("add", "data"), ("repro", "-q")])
 def test_a_version_that_dvc_wrote_by_itself_is_not_taken_for_the_named_one(filled, words):
     """DVC keeps `meta` beside a new md5: what is not the phantom any more must never be regenerated as it."""
-    assert command.read_version()[0] == "old"
+    assert read_version()[0] == "old"
     Path("dvc.yaml").write_text("stages:\n  s:\n    cmd: echo done > out\n    deps: [data]\n    outs: [out]\n")
     Path("data/benign/more.png").write_text("more")
-    assert command._dvc(*words).returncode == 0
-    assert command.read_version()[0] == ""
+    assert dvc_command.dvc(*words).returncode == 0
+    assert read_version()[0] == ""
     Path("data/benign/more.png").unlink()
-    assert command._dvc(*words).returncode == 0
-    assert command.read_version()[0] == "old"
-
-
-def test_help_names_every_source():
-    output = run("--help")
-    assert all(word in output for word in ("phantom", "busi", "kaggle", "PATH", "data.dvc"))
-    assert os.linesep + "  TrainingSet" in output
+    assert dvc_command.dvc(*words).returncode == 0
+    assert read_version()[0] == "old"

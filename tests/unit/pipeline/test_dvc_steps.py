@@ -1,6 +1,5 @@
 """One step of the flow: order, lines, timeouts, locks and errors, with small commands in place of the stages."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -10,19 +9,22 @@ import time
 
 import pytest
 
-from pipeline.orchestration import dvc_steps as stages
+from pipeline.ingest.dvc_command import mend
+from pipeline.orchestration import dvc_steps
 from pipeline.orchestration.dvc_steps import (
     StageTimeout,
     alone,
     follow,
-    mend,
     output_hashes,
     run_step,
     stage_names,
     wait_for_dvc,
 )
+from pipeline.runtime import processes
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT, STAGES, seconds_of, stage
+from pipeline.runtime.locks import is_locked
+from pipeline.runtime.processes import is_alive
 
 LONG = 60.0
 
@@ -68,15 +70,15 @@ def test_a_progress_bar_gives_its_first_and_last_line_and_not_a_thousand():
 
 
 def test_a_timeout_ends_the_whole_process_tree(folder, monkeypatch):
-    monkeypatch.setattr(stages, "GRACE_SECONDS", 0.5)  # a child in the background does not hear of SIGINT
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.5)  # a child in the background does not hear of SIGINT
     command = ["bash", "-c", "sleep 300 & echo $! > child; wait"]
     with pytest.raises(StageTimeout, match=r"flow\.timeout\.train"):
         follow("train", command, soon(2), lambda line: None)
-    assert not is_running(int((folder / "child").read_text()))
+    assert not is_alive(int((folder / "child").read_text()))
 
 
 def test_an_interrupted_flow_ends_the_whole_process_tree(folder, monkeypatch):
-    monkeypatch.setattr(stages, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.5)
 
     def interrupt(line):
         raise KeyboardInterrupt
@@ -84,15 +86,7 @@ def test_an_interrupted_flow_ends_the_whole_process_tree(folder, monkeypatch):
     command = ["bash", "-c", "sleep 300 & echo $! > child; echo begun; wait"]
     with pytest.raises(KeyboardInterrupt):
         follow("train", command, soon(), interrupt)
-    assert not is_running(int((folder / "child").read_text()))
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert not is_alive(int((folder / "child").read_text()))
 
 
 @pytest.fixture
@@ -102,7 +96,7 @@ def dvc(folder, monkeypatch):
 
     def fake(printed, code=0):
         shown = f"import sys; print({printed!r}); sys.exit({code})"
-        monkeypatch.setattr(stages.subprocess, "Popen", lambda command, **rest: real(python(shown), **rest))
+        monkeypatch.setattr(dvc_steps.subprocess, "Popen", lambda command, **rest: real(python(shown), **rest))
 
     return fake
 
@@ -181,17 +175,13 @@ def test_a_second_flow_waits_and_says_for_whom(folder):
 
 
 def test_the_lock_of_a_killed_flow_is_free(folder):
-    holder = subprocess.Popen(
-        python(
-            "import time\nfrom pipeline.stages import alone\n"
-            "with alone(print): print('held', flush=True); time.sleep(99)"
-        ),
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    hold = (
+        "import time\nfrom pipeline.orchestration.dvc_steps import alone\n"
+        "with alone(print): print('held', flush=True); time.sleep(99)"
     )
+    holder = subprocess.Popen(python(hold), stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    with stages.LOCK.open() as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert is_locked(dvc_steps.LOCK)
     holder.kill()
     holder.communicate()
     with alone(pytest.fail):

@@ -1,6 +1,5 @@
 """Ctrl-C, SIGTERM and kills, on small processes: a clean word, exit code 130, nothing left."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -11,16 +10,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from busi.data import process_pool as pools
-from pipeline.paths import ROOT
+from busi.data import process_pool
 from pipeline.runtime.lifecycle import INTERRUPTED_EXIT, stage
-from pipeline.runtime.locks import scratch
+from pipeline.runtime.locks import locked, scratch
 
 # They work a minute in short steps, as a stage does: a signal that comes while one long sleep begins waits for its end
 STAGE = """
 import sys, time
 from pathlib import Path
-from pipeline.runtime import scratch, stage, atomic_write
+from pipeline.runtime.atomic_io import atomic_write
+from pipeline.runtime.lifecycle import stage
+from pipeline.runtime.locks import scratch
 with stage("work"), atomic_write(Path("result")) as partial, scratch(Path("."), "trying"):
     partial.write_text("half")
     Path("begun").touch()
@@ -36,7 +36,7 @@ for step in range(1200): time.sleep(0.05)
 POOL = """
 import time
 from pathlib import Path
-from busi.pools import process_pool
+from busi.data.process_pool import process_pool
 if __name__ == "__main__":
     with process_pool(2) as pool:
         for job in [pool.submit(time.sleep, 0.1), pool.submit(time.sleep, 60)]:
@@ -47,9 +47,8 @@ if __name__ == "__main__":
 
 def start(folder: Path, program: str, **environment: str) -> subprocess.Popen:
     (folder / "program.py").write_text(program)
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
     process = subprocess.Popen(
-        [sys.executable, "program.py"], cwd=folder, env={**os.environ, "PYTHONPATH": paths, **environment},
+        [sys.executable, "program.py"], cwd=folder, env={**os.environ, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         preexec_fn=heed_signals,
     )  # fmt: skip
@@ -70,6 +69,11 @@ def wait_for(condition) -> None:
         time.sleep(0.02)
 
 
+def left_in(folder: Path) -> set[str]:
+    """The names in a folder, but for the lock file of its scratch folders, which stays on purpose."""
+    return {path.name for path in folder.iterdir()} - {".trying.lock"}
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_stage_says_so_and_leaves_nothing(tmp_path, ending):
     process = start(tmp_path, STAGE)
@@ -77,7 +81,7 @@ def test_an_interrupted_stage_says_so_and_leaves_nothing(tmp_path, ending):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED_EXIT
     assert said == "\nwork: interrupted; nothing half done is kept, and the same command goes on\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "program.py"]
+    assert left_in(tmp_path) == {"begun", "program.py"}
 
 
 def test_a_second_sigterm_does_not_cut_the_cleaning_up_short(tmp_path):
@@ -89,7 +93,7 @@ def test_a_second_sigterm_does_not_cut_the_cleaning_up_short(tmp_path):
     process.terminate()
     said, _ = process.communicate(timeout=60)
     assert (process.returncode, said.count("interrupted")) == (INTERRUPTED_EXIT, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "cleaned", "program.py"]
+    assert left_in(tmp_path) == {"begun", "cleaned", "program.py"}
 
 
 def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path):
@@ -109,7 +113,7 @@ def test_a_stage_ends_with_the_dvc_that_started_it(tmp_path):
     process.wait()
     process.stdout.close()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-    wait_for(lambda: not list(tmp_path.glob(".*")))
+    wait_for(lambda: not {name for name in left_in(tmp_path) if name.startswith(".")})
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
@@ -128,14 +132,14 @@ def test_a_pool_ends_with_its_caller_and_in_silence(tmp_path, ending):
 
 def test_what_ends_the_caller_does_not_reach_the_processes_of_a_pool_that_are_starting(monkeypatch):
     """They are in the caller's group yet, and one that died would break the pool, which says so by a traceback."""
-    start_it = pools._Process.start
+    start_it = process_pool._Process.start
 
     def start_and_end(process):
         start_it(process)
         process.terminate()
 
-    monkeypatch.setattr(pools._Process, "start", start_and_end)
-    with pools.process_pool(2) as pool:
+    monkeypatch.setattr(process_pool._Process, "start", start_and_end)
+    with process_pool.process_pool(2) as pool:
         held_back = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result(timeout=60)
     assert not held_back & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # no longer
 
@@ -149,7 +153,7 @@ def test_a_stage_removes_what_a_killed_dvc_left_beside_its_outputs(tmp_path, mon
     with stage("split"):  # by itself, while a DVC may be at work on it
         assert len(list(outputs.iterdir())) == 3
     monkeypatch.setenv("DVC_STAGE", "split")
-    monkeypatch.setattr("pipeline.runtime._end_with_parent", lambda: None)
+    monkeypatch.setattr("pipeline.runtime.lifecycle.end_with_parent", lambda: None)
     with stage("split"):
         assert {path.name for path in outputs.iterdir()} == {".mine.tmp", "split.csv"}
 
@@ -159,11 +163,12 @@ def test_scratch_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     for folder in (dead, alive):
         folder.mkdir()
         (folder / "file").touch()
-    handle = os.open(alive, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with scratch(tmp_path, "trying") as mine, scratch(tmp_path, "trying") as other:
-        assert sorted(tmp_path.iterdir()) == sorted([alive, mine, other])
-    os.close(handle)
+    with locked(alive / ".lock"), scratch(tmp_path, "trying") as mine, scratch(tmp_path, "trying") as other:
+        assert sorted(folders(tmp_path)) == sorted([alive, mine, other])
     with scratch(tmp_path, "trying"):
         assert not alive.exists()
-    assert list(tmp_path.iterdir()) == []
+    assert folders(tmp_path) == []
+
+
+def folders(place: Path) -> list[Path]:
+    return [path for path in place.iterdir() if path.is_dir()]

@@ -1,0 +1,47 @@
+"""DVC's commands as processes, and what a killed DVC leaves half written of its own files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.paths import DVC_LOCK
+
+DVC_BUSY = Path(".dvc/tmp/rwlock")  # what DVC's processes read and write at the moment
+LINES_SHOWN = 10
+
+_BROKEN_BUSY = re.compile(r"Unable to read RWLock-file|RWLock-file .* format error")
+_BROKEN_LOCK = re.compile(r"dvc\.lock' (is invalid|validation failed)")
+
+
+def dvc(*arguments: str) -> subprocess.CompletedProcess:
+    """Run a DVC command to its end, again after `mend`; its output is text in `stdout` and `stderr`."""
+    while True:
+        done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+        if not (done.returncode and (mended := mend(done.stderr))):
+            return done
+        print(mended)
+
+
+def own_words(done: subprocess.CompletedProcess) -> str:
+    """What a DVC command said, indented. DVC repeats itself for every file of a set, so only the first lines."""
+    lines = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+    if len(lines) > LINES_SHOWN:
+        lines[LINES_SHOWN:] = [f"... and {len(lines) - LINES_SHOWN} more lines"]
+    return "\n  ".join(lines)
+
+
+def mend(said: str) -> str | None:
+    """Remove what a killed DVC left half written of its own files, if that is what it complains of in `said`.
+
+    DVC writes these files in place. After a kill nobody is at work, and what `dvc.lock` named is found again in DVC's
+    run cache, or runs again. A `dvc.lock` with git's marks of a conflict is somebody's work and left alone.
+
+    Returns:
+        What was done, or None.
+    """
+    for path, complaint in ((DVC_BUSY, _BROKEN_BUSY), (DVC_LOCK, _BROKEN_LOCK)):
+        if complaint.search(said) and path.is_file() and "<<<<<<<" not in path.read_text(encoding="utf-8"):
+            path.unlink()
+            return f"a killed DVC left half of {path.as_posix()}; it was removed"
+    return None
