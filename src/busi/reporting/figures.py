@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from busi.data.layout import CLASSES, MALIGNANT
-from busi.evaluation.metrics import Metric, auroc, roc_curve
+from busi.evaluation.records import Metric
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 CLASS_STYLES = {"benign": (BLUE, "-"), "malignant": (ORANGE, "--"), "normal": (GREEN, "-.")}
@@ -81,7 +81,7 @@ def confusion_figure(confusion: np.ndarray) -> Figure:
 
 
 @_own_style()
-def roc_figure(labels: np.ndarray, probabilities: np.ndarray, point: dict | None = None) -> Figure:
+def roc_figure(labels: np.ndarray, probabilities: np.ndarray, point: dict[str, Metric] | None = None) -> Figure:
     """One-against-rest ROC curves.
 
     Args:
@@ -94,10 +94,11 @@ def roc_figure(labels: np.ndarray, probabilities: np.ndarray, point: dict | None
     for index, label in enumerate(CLASSES):
         positive, scores = labels == index, probabilities[:, index]
         color, dash = CLASS_STYLES[label]
-        legend = f"{label} (AUC {auroc(positive, scores):.3f}, n = {positive.sum()})"
-        axes.plot(*roc_curve(positive, scores), color=color, linestyle=dash, linewidth=1.8, label=legend)
+        legend = f"{label} (AUC {roc_auc_score(positive, scores):.3f}, n = {positive.sum()})"
+        fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
+        axes.plot(fpr, tpr, color=color, linestyle=dash, linewidth=1.8, label=legend)
     if point:
-        _mark(axes, 1 - point["specificity"]["value"], point["sensitivity"]["value"])
+        _mark(axes, 1 - point["specificity"].value, point["sensitivity"].value)
     axes.set_xlabel("false positive rate (1 \N{MINUS SIGN} specificity)")
     axes.set_ylabel("true positive rate (sensitivity)")
     axes.set_title(f"ROC, {len(labels)} test images")
@@ -107,7 +108,9 @@ def roc_figure(labels: np.ndarray, probabilities: np.ndarray, point: dict | None
 
 
 @_own_style()
-def precision_recall_figure(labels: np.ndarray, probabilities: np.ndarray, point: dict | None = None) -> Figure:
+def precision_recall_figure(
+    labels: np.ndarray, probabilities: np.ndarray, point: dict[str, Metric] | None = None
+) -> Figure:
     """One-against-rest precision-recall curves, and the share of each class, which is what chance would reach.
 
     Args:
@@ -123,8 +126,8 @@ def precision_recall_figure(labels: np.ndarray, probabilities: np.ndarray, point
         axes.step(recall, precision, where="post", color=color, linestyle=dash, linewidth=1.8, label=legend)
         axes.axhline(positive.mean(), color=color, linewidth=1, linestyle=":")
     axes.plot([], [], color=GRAY, linewidth=1, linestyle=":", label="chance")
-    if point and point["ppv"]["n"]:
-        _mark(axes, point["sensitivity"]["value"], point["ppv"]["value"])
+    if point and point["ppv"].n:
+        _mark(axes, point["sensitivity"].value, point["ppv"].value)
     axes.set_xlabel("recall (sensitivity)")
     axes.set_ylabel("precision (positive predictive value)")
     axes.set_title(f"Precision and recall, {len(labels)} test images")
@@ -151,7 +154,7 @@ def reliability_figure(before: pd.DataFrame, after: pd.DataFrame, errors: dict[s
         curve.plot(table["sure"], table["right"], color=color, linewidth=1.2)
         curve.scatter(table["sure"], table["right"], s=14 + 160 * table["n"] / table["n"].sum(), color=color, zorder=3)
         error, brier = errors[name]
-        curve.set_title(f"{name} calibration: ECE {error['value']:.3f}, Brier {brier['value']:.3f}")
+        curve.set_title(f"{name} calibration: ECE {error.value:.3f}, Brier {brier.value:.3f}")
         curve.set_xlim(0, 1.02)
         curve.set_ylim(-0.03, 1.03)
         counts.bar(table["low"], table["n"], width=table["high"] - table["low"], align="edge", color=color, alpha=0.75)
@@ -181,21 +184,21 @@ def slices_figure(slices: dict[str, dict[str, Metric]], accuracy: Metric, few: i
         place += 1.0 if index and slicing == rows[index - 1][0] else 1.6
         places.append(place)
     figure, axes = _figure(6.4, 1.1 + 0.25 * (place + 1))
-    axes.axvspan(accuracy["low"], accuracy["high"], color=BLUE, alpha=0.10, linewidth=0)
-    axes.axvline(accuracy["value"], color=BLUE, linewidth=1, linestyle="--")
+    axes.axvspan(accuracy.low, accuracy.high, color=BLUE, alpha=0.10, linewidth=0)
+    axes.axvline(accuracy.value, color=BLUE, linewidth=1, linestyle="--")
     for where, (_, _, metric) in zip(places, rows, strict=True):
-        is_few = metric["n"] < few
+        is_few = metric.n < few
         color = GRAY if is_few else "black"
-        axes.plot([metric["low"], metric["high"]], [where, where], color=color, linewidth=1.4)
-        axes.plot(metric["value"], where, "o", color=color, markersize=6, fillstyle="none" if is_few else "full")
-        note = f"n = {metric['n']}" + (", too few to say" if is_few else "")
+        axes.plot([metric.low, metric.high], [where, where], color=color, linewidth=1.4)
+        axes.plot(metric.value, where, "o", color=color, markersize=6, fillstyle="none" if is_few else "full")
+        note = f"n = {metric.n}" + (", too few to say" if is_few else "")
         axes.annotate(
             note, (1, where), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
             fontsize=8, color=color,
         )  # fmt: skip
     axes.set_yticks(places, [f"{slicing}: {name}" for slicing, name, _ in rows])
     axes.set_ylim(place + 0.9, 0.7)
-    lowest = min(metric["low"] for metric in (accuracy, *(metric for _, _, metric in rows)))
+    lowest = min(metric.low for metric in (accuracy, *(metric for _, _, metric in rows)))
     axes.set_xlim(max(0, np.floor(10 * lowest) / 10) - 0.02, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
@@ -203,7 +206,7 @@ def slices_figure(slices: dict[str, dict[str, Metric]], accuracy: Metric, few: i
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("accuracy, with interval")
-    axes.set_title(f"Accuracy by slice, dashed: all {accuracy['n']} test images")
+    axes.set_title(f"Accuracy by slice, dashed: all {accuracy.n} test images")
     return figure
 
 

@@ -1,42 +1,52 @@
-"""Pictures of single images for a report: which ones to show, and how to lay a map of reasons and the lesion over one.
-
-What is chosen and drawn is a function of the predictions and pixels alone.
-"""
+"""Pictures of single test images for a report: each beside itself with its heat map and the lesion's outline."""
 
 import io
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from busi.data.layout import CLASSES
+from busi.evaluation import shown_images
 from busi.reporting.viewing import blend, fit
 
-WRONG, UNCERTAIN = 6, 3  # images shown at most; of the right ones the surest of each class
-
 _SIDE = 320  # pixels of the longer side, twice what a report shows it at
-_OPACITY = 0.7  # of the map at its peak; it fades with the map, so that tissue shows where nothing speaks
+_OPACITY = 0.7  # of the map at its peak; it fades with the map, so that tissue shows where the map is low
 _QUALITY = 82  # of JPEG
 
 
-def choose(predictions: pd.DataFrame) -> dict[str, list[int]]:
-    """Positions of the images to show: `right`, the surest of each class; `wrong`, the surest first; `uncertain`.
-
-    The least certain are those whose two largest probabilities are closest. No image is in two of them.
+def entries(
+    predictions: pd.DataFrame,
+    heat_maps: Mapping[str, np.ndarray],
+    read_gray: Callable[[str], np.ndarray],
+    lesion_of: Callable[[str], np.ndarray | None],
+) -> dict[str, list[dict]]:
+    """The pictures of the gallery, as `report.render` takes them.
 
     Args:
         predictions: one row an image: path, label, predicted, and a probability a class.
+        heat_maps: for each image that `shown_images.choose` chooses its map, float (h, w) in 0-1.
+        read_gray: path to the image's gray levels, uint8 (H, W).
+        lesion_of: path to the lesion's pixels, bool (H, W); None where the image shows no lesion.
+
+    Returns:
+        For each kind of `shown_images.choose`, rows of `predictions` with "image" and "overlay" (JPEG files),
+        "outlined" (the overlay shows the lesion) and "empty" (the map has no peak).
+
+    Raises:
+        ValueError: the map of a chosen image is missing.
     """
-    table = predictions.reset_index(drop=True)
-    probabilities = np.sort(table[list(CLASSES)].to_numpy(), axis=1)
-    table = table.assign(sure=probabilities[:, -1], gap=probabilities[:, -1] - probabilities[:, -2])
-    is_right = table["label"] == table["predicted"]
-    surest = table.sort_values(["sure", "path"], ascending=[False, True])
-    right = surest[is_right[surest.index]].drop_duplicates("label").sort_values("label").index.tolist()
-    wrong = surest[~is_right[surest.index]].index.tolist()[:WRONG]
-    rest = table.drop(index=[*right, *wrong]).sort_values(["gap", "path"])
-    return {"right": right, "wrong": wrong, "uncertain": rest.index.tolist()[:UNCERTAIN]}
+
+    def entry(place: int) -> dict:
+        row = predictions.iloc[place].to_dict()
+        if row["path"] not in heat_maps:
+            raise ValueError(f"no heat map of {row['path']}; predictions and heat maps are not of one evaluation")
+        gray, heat, lesion = read_gray(row["path"]), heat_maps[row["path"]], lesion_of(row["path"])
+        drawn = {"image": picture(gray), "overlay": overlay(gray, heat, lesion)}
+        return row | drawn | {"outlined": lesion is not None, "empty": not heat.any()}
+
+    return {kind: [entry(place) for place in places] for kind, places in shown_images.choose(predictions).items()}
 
 
 def picture(gray: np.ndarray) -> bytes:

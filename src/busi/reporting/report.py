@@ -1,12 +1,11 @@
-"""The evaluation report: one HTML file that opens from disk, carries its figures inside and prints well.
+"""The page of the evaluation report: one HTML file that opens from disk, carries its figures inside and prints well.
 
-It says what the model is worth and how sure that is, on which data, and what it gets wrong. Nothing in it depends on
+It says how good the model is and how sure that is, on which data, and what it gets wrong. Nothing in it depends on
 when or where it was made, so the same evaluation gives the same bytes.
 """
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
 
 import jinja2
 import pandas as pd
@@ -15,11 +14,11 @@ from busi import DISCLAIMER
 from busi.data.layout import CLASSES
 from busi.data.split import PARTS
 from busi.evaluation import gate
-from busi.evaluation.metrics import Metric
+from busi.evaluation.records import Metric, format_range
 from busi.evaluation.slices import TERTILES
 from busi.reporting.viewing import RAMP
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = "report.html.j2"
 
 PER_CLASS = {"sensitivity": "Sensitivity", "specificity": "Specificity", "precision": "Precision", "f1": "F1"}
 SLICINGS = {
@@ -51,7 +50,8 @@ LINEAGE = {
 def render(
     *,
     metrics: dict,
-    decision: dict,
+    decision: gate.Decision,
+    slice_images: int,
     intervals: dict,
     predictions: pd.DataFrame,
     figures: dict[str, bytes],
@@ -68,12 +68,12 @@ def render(
         metrics: the content of `reports/metrics.json`. What it lacks of `pointing_game`, `randomised_weights` and
             `random_split_audit` is said to be not measured.
         decision: what `gate.decide` gave for them.
+        slice_images: a slice of fewer test images is marked as too few to say.
         intervals: how the intervals were made: {"confidence": 0 to 1, "bootstrap": resamples, "groups": groups in the
             test part, "without_a_class": resamples that lacked a class}.
         predictions: one row a test image: path, label, duplicate_group, predicted, and a probability a class.
         figures: PNG files by name: "confusion", "roc", "precision_recall", "reliability", "slices", "training".
-        gallery: for each kind of `GALLERY` rows of `predictions` with "image" and "overlay" (JPEG files), "outlined"
-            (the overlay shows the lesion) and "empty" (its map has no peak).
+        gallery: as `gallery.entries` gives it.
         slice_ranges: as `slices.ranges_of` gives them.
         validation: the content of `reports/validation.json`.
         split: the content of `reports/split.json`.
@@ -87,7 +87,11 @@ def render(
         jinja2.UndefinedError: one of the arguments lacks something that the report shows.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("busi.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "percent": _percent,
@@ -97,15 +101,14 @@ def render(
         "base64": _base64,
         "value": _value,
     }
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return environment.get_template(TEMPLATE).render(
         classes=CLASSES,
         parts=PARTS,
         per_class=PER_CLASS,
         disclaimer=DISCLAIMER,
         metrics=metrics,
         decision=decision,
-        failed_rules=gate.failed_rules(decision),
+        failed_rules=decision.failed_rules,
         rules=gate.RULES,
         intervals=intervals,
         wrong=_wrong(predictions),
@@ -115,7 +118,7 @@ def render(
         shades=[f"rgb{colour}" for colour in RAMP],
         slices=titled(metrics["slices"]),
         slice_ranges=_ranges(slice_ranges),
-        few=gate.SLICE_IMAGES,
+        few=slice_images,
         groups=_grouped(validation),
         validation=validation,
         split=split,
@@ -124,13 +127,17 @@ def render(
     )
 
 
-def titled(slices: dict[str, dict[str, Metric]]) -> dict[str, dict[str, Metric]]:
-    """`metrics.json`'s slices under the titles that a reader sees, tertiles from small to large."""
+def titled(slices: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    """The slices of `metrics.json` under readers' titles, in the order of `SLICINGS`; tertiles from small to large."""
 
     def place(name: str) -> tuple[int, str]:
         return TERTILES.index(name) if name in TERTILES else 0, name
 
-    return {SLICINGS[name]: {part: parts[part] for part in sorted(parts, key=place)} for name, parts in slices.items()}
+    return {
+        title: {part: slices[name][part] for part in sorted(slices[name], key=place)}
+        for name, title in SLICINGS.items()
+        if name in slices
+    }
 
 
 def _ranges(ranges: dict[str, dict[str, tuple[float, float]]]) -> dict[str, dict[str, str]]:
@@ -184,11 +191,12 @@ def _percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def _percent_interval(metric: Metric) -> str:
-    return f"{100 * metric['low']:.1f}\N{EN DASH}{100 * metric['high']:.1f}\N{NO-BREAK SPACE}%"
+def _percent_interval(found: Mapping) -> str:
+    ends = format_range(Metric.from_json(found), 1, percent=True, separator="\N{EN DASH}")
+    return f"{ends}\N{NO-BREAK SPACE}%"
 
 
-def _interval(metric: Metric) -> str:
-    if metric["low"] < 0:
-        return f"{_decimal(metric['low'])} to {_decimal(metric['high'])}"
-    return f"{metric['low']:.3f}\N{EN DASH}{metric['high']:.3f}"
+def _interval(found: Mapping) -> str:
+    metric = Metric.from_json(found)
+    # A dash between the ends would look like the sign of the second one
+    return format_range(metric, separator=" to " if metric.low < 0 else "\N{EN DASH}").replace("-", "\N{MINUS SIGN}")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from busi.evaluation.metrics import evaluate
+from busi.evaluation.records import Resampling
 from busi.model.calibration import apply_temperature, fit_temperature
 
 
@@ -29,11 +30,11 @@ def test_calibration_lowers_the_calibration_error_and_keeps_accuracy():
     labels, true = calibrated(4000, 3)
     overconfident = apply_temperature(true, 0.4)
     mended = apply_temperature(overconfident, fit_temperature(labels, overconfident))
-    before, after = (evaluate(labels, p, np.arange(4000), 100, 0.95, 0) for p in (overconfident, mended))
+    before, after = (evaluate(labels, p, np.arange(4000), Resampling(100, 0.95, 0)) for p in (overconfident, mended))
     assert after["accuracy"] == before["accuracy"]
-    assert before["expected_calibration_error"]["value"] > 0.1
-    assert after["expected_calibration_error"]["value"] < 0.03
-    assert after["brier_score"]["value"] < before["brier_score"]["value"]
+    assert before["expected_calibration_error"].value > 0.1
+    assert after["expected_calibration_error"].value < 0.03
+    assert after["brier_score"].value < before["brier_score"].value
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.25, 4))

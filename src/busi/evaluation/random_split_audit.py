@@ -1,0 +1,45 @@
+"""What a plain random split of the same images, which divides near-duplicate groups, would have claimed.
+
+It is shown beside the honest figure, never instead of it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from busi.data.layout import CLASSES
+from busi.data.split import deal_at_random, has_twin_in_train
+from busi.evaluation.observer import Observer
+from busi.evaluation.records import Metric
+from busi.evaluation.resampling import wilson_share
+
+
+def audit_random_split(
+    images: pd.DataFrame, retrain: Callable[[pd.DataFrame], Observer], seed: int, confidence: float
+) -> dict[str, Metric]:
+    """The accuracy on the test part of a random split.
+
+    Args:
+        images: the split, a row an image: path, label, duplicate_group, part.
+        retrain: trains a model on a split, which has the same columns.
+        seed: of the random split.
+        confidence: coverage of the intervals. They take images for independent, as who splits at random does.
+
+    Returns:
+        "accuracy", and the accuracy of the images "with_twin" and "without_twin" in the training part.
+    """
+    dealt = deal_at_random(images, seed)
+    test = dealt[dealt["part"] == "test"].sort_values("path")
+    twins = has_twin_in_train(dealt)
+    probabilities, _ = retrain(dealt).classify(test["path"].tolist(), "audit")
+    right = np.take(CLASSES, probabilities.argmax(axis=1)) == test["label"].to_numpy()
+
+    def accuracy(among: np.ndarray) -> Metric:
+        return wilson_share(int(right[among].sum()), int(among.sum()), confidence)
+
+    return {
+        "accuracy": accuracy(np.ones_like(twins)),
+        "with_twin": accuracy(twins),
+        "without_twin": accuracy(~twins),
+    }
