@@ -2,7 +2,7 @@
 
 Follows Mitchell et al., Model Cards for Model Reporting (FAT* 2019), and the items of CLAIM (Tejani et al., Radiol.
 Artif. Intell. 2024) and TRIPOD+AI (Collins et al., BMJ 2024) that a machine can fill in. Everything comes from the
-tables the stages write; a value they lack reads "not recorded", and so does what no stage knows.
+files that the stages write. A value they lack reads "not recorded", and so does what no stage knows.
 """
 
 import re
@@ -13,6 +13,7 @@ import jinja2
 from busi import DISCLAIMER
 from busi.data.layout import CLASSES
 from busi.evaluation.gate import RULES
+from busi.evaluation.records import Metric, format_interval, format_range
 
 MISSING = "not recorded"
 TEMPLATE = "model_card.md.j2"
@@ -39,7 +40,6 @@ def render(
     *,
     decision: Mapping,
     metrics: Mapping,
-    slice_images: int,
     confidence: float,
     slice_images: int,
     data: Mapping,
@@ -55,7 +55,6 @@ def render(
         name: the registered model.
         decision: the content of `reports/gate.json`.
         metrics: the content of `reports/metrics.json`.
-        slice_images: a slice of fewer test images is marked as too few to say.
         confidence: coverage of the metrics' intervals, 0 to 1.
         slice_images: a slice of fewer test images is marked as too few to say.
         data: the content of `data/dataset.json`.
