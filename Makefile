@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
-  app reproduce crossval results kubeflow bench test fuzz torture load lint audit lock
+  app reproduce crossval results kubeflow bench test fuzz faults load lint audit lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -38,16 +38,27 @@ $(ENV): requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What is typed behind a variable reaches the command as it is typed: neither make nor the shell expands it. Each variable
+# is exported as ARG_NAME with its unexpanded text, and recipes name it in quotes.
+VARIABLES := ALL FAST FILES FOLDS FORCE GUIDED IMAGE IMAGES MODEL ONLY PORT QUICK REASON REPEATS ROW SCHEDULER SECONDS SEED \
+  SET SOURCE UNTIL URL VERSION YES
+define hand_over
+export ARG_$(1) = $$(value $(1))
+unexport $(1)
+endef
+$(foreach name,$(VARIABLES),$(eval $(call hand_over,$(name))))
+# $(call option,NAME,VARIABLE): --NAME="its text", or nothing where the variable is empty; `argument` without the name
+option = $(if $(value $(2)),--$(1)="$$ARG_$(2)")
+argument = $(if $(value $(1)),"$$ARG_$(1)")
+
 run: $(ENV) ## Data (the embedded set when there is none), all stages, and a closing summary
-	@busi data
-	@dvc repro
-	@busi summary
+	@busi run
 
 flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='train.seed=3 split.seed=4'
-	@busi flow $(if $(UNTIL),--until $(UNTIL)) $(if $(FORCE),--force) $(foreach change,$(SET),--set '$(change)')
+	@busi flow $(call option,until,UNTIL) $(if $(value FORCE),--force) $(call option,set,SET)
 
 server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200)
-	@prefect server start --host 127.0.0.1 --port $(or $(PORT),4200)
+	@prefect server start --host 127.0.0.1 --port "$${ARG_PORT:-4200}"
 
 worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a worker for its runs
@@ -58,74 +69,75 @@ worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a work
 	@prefect worker start --pool busi
 
 data: $(ENV) ## Bring data in: make data SOURCE=phantom | busi | kaggle | path to a zip or folder
-	@busi data $(if $(SOURCE),"$(SOURCE)")
+	@busi data $(if $(value SOURCE),-- "$$ARG_SOURCE")
 
 remote: $(ENV) ## Add a DVC remote and push to it: make remote URL=s3://bucket/path (or gs://, ssh://, a folder)
-	@test -n "$(URL)" || { echo "error: URL is missing; make remote URL=s3://bucket/path"; exit 1; }
-	@dvc remote add --force --default storage "$(URL)"
+	@test -n "$$ARG_URL" || { echo "error: URL is missing; make remote URL=s3://bucket/path"; exit 1; }
+	@dvc remote add --force --default storage -- "$$ARG_URL"
 	@dvc push
 
 weights: $(ENV) ## Fetch the ImageNet weights into weights/ (needs the network)
 	@busi weights
 
-ui: $(ENV) ## Start the MLflow UI on the pipeline's store
-	@busi ui
+ui: $(ENV) ## Start the MLflow UI on the pipeline's store (PORT=5000)
+	@busi ui $(call option,port,PORT)
 
 # What the registry's commands take: MODEL=name, VERSION=3, YES=1
-MODEL_ARG = $(if $(MODEL),--model "$(MODEL)")
-YES_ARG = $(if $(YES),--yes)
+MODEL_ARG = $(call option,model,MODEL)
+YES_ARG = $(if $(value YES),--yes)
 
 versions: $(ENV) ## List the registered versions (MODEL=name for another model than that of data/)
 	@busi versions $(MODEL_ARG)
 
 show: $(ENV) ## Show all that is known of a version: make show VERSION=3
-	@busi show $(VERSION) $(MODEL_ARG)
+	@busi show $(call argument,VERSION) $(MODEL_ARG)
 
 promote: $(ENV) ## Promote the newest version that passed (VERSION=3; REASON='...' overrides the gate, on record; YES=1)
-	@busi promote $(VERSION) $(if $(REASON),--force --reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
+	@busi promote $(call argument,VERSION) $(if $(value REASON),--force) $(call option,reason,REASON) $(YES_ARG) $(MODEL_ARG)
 
 rollback: $(ENV) ## Go back to the Production version before (REASON='...', YES=1)
-	@busi rollback $(if $(REASON),--reason "$(REASON)") $(YES_ARG) $(MODEL_ARG)
+	@busi rollback $(call option,reason,REASON) $(YES_ARG) $(MODEL_ARG)
 
 history: $(ENV) ## Show which version was Production when, and why
 	@busi history $(MODEL_ARG)
 
 verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
-	@busi verify $(if $(ALL),--all) $(MODEL_ARG)
+	@busi verify $(if $(value ALL),--all) $(MODEL_ARG)
 
 app: $(ENV) ## Start the app on the Production model (PORT=8501)
-	@python -m streamlit run pipeline/app.py --server.port $(or $(PORT),8501) -- $(MODEL_ARG)
+	@busi app $(call option,port,PORT) $(MODEL_ARG)
 
 predict: $(ENV) ## Ask the Production model: make predict FILES='scan.png folder' (busi predict has --csv, --json)
-	@test -n "$(FILES)" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
-	@busi predict $(FILES) $(MODEL_ARG)
+	@test -n "$$ARG_FILES" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
+	@busi predict $(call option,files,FILES) $(MODEL_ARG)
 
 serve: $(ENV) ## Serve the Production model over REST on this machine (PORT=5001)
-	@busi serve $(if $(PORT),--port $(PORT)) $(MODEL_ARG)
+	@busi serve $(call option,port,PORT) $(MODEL_ARG)
 
 card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)
-	@busi card $(VERSION) $(MODEL_ARG)
+	@busi card $(call argument,VERSION) $(MODEL_ARG)
 
 reproduce: $(ENV) ## Rebuild a version from its commit and data, beside the working tree, and compare: VERSION=3
-	@busi reproduce $(VERSION) $(MODEL_ARG)
+	@busi reproduce $(call argument,VERSION) $(MODEL_ARG)
 
 crossval: $(ENV) ## Cross-validate on two local Dask workers (FOLDS=5, REPEATS=1; SCHEDULER=tcp://HOST:PORT for a cluster)
 	@busi data
 	@dvc repro validate
-	@busi crossval $(if $(FOLDS),--folds $(FOLDS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+	@busi crossval $(call option,folds,FOLDS) $(call option,repeats,REPEATS) $(call option,scheduler,SCHEDULER)
 
-results: $(ENV) ## Measure rows of docs/results.md: make results ROW='hog imagenet' (DEALINGS=5: the spread); without ROW, show them
+results: $(ENV) ## Measure rows of docs/results.md: make results ROW='hog imagenet' (REPEATS=5: the spread); without ROW, show them
 	@busi data
 	@dvc repro validate
-	@python -m benchmarks.$(if $(DEALINGS),repeated_crossval --dealings $(DEALINGS),results) $(ROW)
+	@set -f; python -m benchmarks.$(if $(value REPEATS),repeated_crossval,results) $(call option,repeats,REPEATS) \
+	  $(call option,scheduler,SCHEDULER) $$ARG_ROW
 
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
-	@test -n "$(IMAGE)" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
+	@test -n "$$ARG_IMAGE" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
-	@busi kubeflow --image "$(IMAGE)"
+	@busi kubeflow $(call option,image,IMAGE)
 
 bench: $(ENV) ## Measure speed and memory against what one would do instead; about 50 minutes (IMAGES=folder, QUICK=1)
-	@python -m benchmarks $(if $(QUICK),--quick) $(if $(IMAGES),--images "$(IMAGES)")
+	@python -m benchmarks $(if $(value QUICK),--quick) $(call option,images,IMAGES)
 
 test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, and takes two minutes
 	@python -m pytest $(if $(FAST),-m "not slow" tests/unit)
@@ -133,13 +145,13 @@ test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, 
 fuzz: $(ENV) ## Hostile files through every reader, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock -c requirements.lock \
 	  || echo "atheris can't be installed here; the searches guided by coverage are left out"
-	@python -m tests.fuzz --seed $(or $(SEED),1) --guided $(or $(GUIDED),600)
+	@python -m tests.fuzz --seed "$${ARG_SEED:-1}" --guided "$${ARG_GUIDED:-600}"
 
-torture: $(ENV) ## Kill, starve and move the pipeline, and start it again (SEED=1, ONLY='kill train'); an hour or more
-	@python -m tests.fault_injection --seed $(or $(SEED),1) $(if $(ONLY),--only '$(ONLY)')
+faults: $(ENV) ## Kill, starve and move the pipeline, and start it again (SEED=1, ONLY='kill train'); an hour or more
+	@python -m tests.fault_injection --seed "$${ARG_SEED:-1}" $(call option,only,ONLY)
 
 load: $(ENV) ## Many at once: clients of the endpoint and the app, a promotion, a crowd in one store (SECONDS=300, SEED=1)
-	@python -m tests.load --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)
+	@python -m tests.load --seconds "$${ARG_SECONDS:-300}" --seed "$${ARG_SEED:-1}"
 
 lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .

@@ -372,7 +372,12 @@ def serve(
 
 @app.command(name="app")
 def start_app(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port on this machine. Left out: 8501, or the next free one.", show_default=False
+        ),
+    ] = None,
     model: Model = None,
 ) -> None:
     """Start the web app on the Production model, until Ctrl-C.

@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from busi.data import archive
+from busi.data.arrangement import name_fault
 from busi.data.layout import CLASSES, DATASET_FILE, PUBLISHED_COUNTS
 from pipeline.params import read_params
 from pipeline.runtime.errors import StageError
@@ -110,7 +111,7 @@ def _require_readable(folder: Path) -> None:
 
 def _describe_local(path: Path) -> dict:
     name = path.name if path.is_dir() else path.stem
-    if reason := archive.name_fault(name):
+    if reason := name_fault(name):
         raise StageError(f"{name!r} can't name a data set: {reason}")
     if name == EMBEDDED:
         raise StageError(
