@@ -1,6 +1,7 @@
-"""Simple methods that a deep model has to clear, or it has learnt nothing: rows of `benchmarks.results`.
+"""Simple methods that a deep model has to beat: rows of `benchmarks.results`.
 
-A method's one number is chosen on the fold's validation part, then it is fitted on training and validation part.
+A method's one number is chosen on the fold's validation part, then it is fitted on training and validation part. The
+folds are those of `pipeline.orchestration.folds`, and `pipeline.orchestration.crossval` judges the predictions.
 
 - `hog`: histograms of oriented gradients (Dalal and Triggs, CVPR 2005: 9 orientations, cells of 8 pixels, 2 x 2 cells a
   block) and a grid of mean gray levels, of 64 x 64 pixels, with an RBF support vector machine; C.
@@ -12,17 +13,42 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
 
 from busi.data.images import prepare, read_image, to_gray
+from busi.data.layout import CLASSES
+from busi.data.split import QUARANTINE
+from pipeline.orchestration.folds import Experiment, changed, divide, read_manifest
+from pipeline.paths import DATA
 
 STRENGTHS = {"svm": (1.0, 3.0, 10.0, 30.0), "logistic": (1e-4, 1e-3, 1e-2, 1e-1)}  # of C
 CELL = 8  # pixels
+
+
+def cross_validate(method: str, experiment: Experiment) -> pd.DataFrame:
+    """Out-of-fold predictions of a method of `METHODS`, in the form of `crossval.out_of_fold`."""
+    (kind, describe), manifest, params = METHODS[method], read_manifest(), experiment.params
+    tables, described = [], None
+    with threadpool_limits(1):  # as the networks: threads wait for one another in processor time, and add up otherwise
+        for repeat in range(experiment.repeats):
+            of_repeat = changed(params, {"split": {"seed": params.split.seed + repeat}})
+            for number, images in enumerate(divide(manifest, of_repeat, experiment.folds, experiment.grouped)):
+                clean = images[images["part"] != QUARANTINE]
+                if described is None:  # the same images in every fold, in the same order
+                    described = describe([DATA / path for path in clean["path"]])
+                labels, parts = clean["label"].map(CLASSES.index).to_numpy(), clean["part"].to_numpy()
+                called = fit_and_predict(kind, described, labels, parts)
+                tested = clean.loc[parts == "test", ["path", "label", "duplicate_group"]]
+                tested = tested.assign(predicted=np.take(CLASSES, called.argmax(axis=1)))
+                tables.append(tested.assign(repeat=repeat, fold=number, **dict(zip(CLASSES, called.T, strict=True))))
+    return pd.concat(tables).sort_values(["repeat", "path"], ignore_index=True)
 
 
 def hog(paths: list[Path]) -> np.ndarray:
@@ -34,7 +60,8 @@ def network(weights: Path | None):
 
     def describe(paths: list[Path]) -> np.ndarray:
         from busi.backend import keras
-        from busi.model.network import build_model, predict, seed_everything
+        from busi.model.inference import predict
+        from busi.model.network import build_model, seed_everything
 
         seed_everything(0)
         model = build_model(128, 0.0, weights)

@@ -1,8 +1,8 @@
-"""How far a row's figure depends on how the folds were dealt: `python -m benchmarks.repeated_crossval ROW...`.
+"""How far a row's figure depends on the split seed: `python -m benchmarks.repeated_crossval ROW...`.
 
-Measures rows of `benchmarks.results` over folds dealt with `split.seed` and with the numbers after it, everything else
-alike; without a row it shows what there is. Writes reports/dealings.json, data set by data set and row by row: accuracy
-and macro AUROC of each dealing.
+Repeated cross-validation of rows of `benchmarks.results`, with `split.seed` and the numbers after it; without a row it
+shows what there is. Writes reports/dealings.json, data set by data set and row by row: accuracy and macro AUROC of each
+split seed.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ import numpy as np
 import typer
 from tabulate import tabulate
 
-from benchmarks.results import ROWS, Row, changed, keep, measure, read_report, refuse_unknown
+from benchmarks.results import ROWS, commit, keep, machine, measure, read_report, refuse_unknown
 from busi import DISCLAIMER
 from pipeline.dataset import read_dataset
-from pipeline.params import Params, read_params
+from pipeline.orchestration.crossval import pooled
+from pipeline.params import read_params
 from pipeline.runtime.lifecycle import stage
 
 REPORT = Path("reports/dealings.json")
@@ -25,48 +26,39 @@ METRICS = ("accuracy", "auroc_macro")
 
 def main(
     rows: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(ROWS)}", show_default=False)] = None,
-    dealings: Annotated[int, typer.Option(min=2, help="How often the folds are dealt")] = 5,
-    workers: Annotated[int, typer.Option(min=1, help="Folds at the same time")] = 2,
-    against: Annotated[str, typer.Option(help="Row that the others are compared with, dealing by dealing")] = "hog",
+    repeats: Annotated[int, typer.Option(min=2, help="Repetitions, each with its own split seed")] = 5,
+    scheduler: Annotated[str | None, typer.Option(help="Dask scheduler; by default two local workers")] = None,
+    against: Annotated[str, typer.Option(help="Row that the others are compared with, seed by seed")] = "hog",
 ) -> None:
-    """Measure rows of the results' table over several dealings into folds, on the data set in data/."""
+    """Measure rows of the results' table over several split seeds, on the data set in data/."""
     refuse_unknown([*(rows or ()), against])
     data_set = read_dataset()["name"]
     for name in rows or ():
-        keep(REPORT, data_set, name, over_dealings(name, dealings, workers))
+        keep(REPORT, data_set, name, over_split_seeds(name, repeats, scheduler))
     print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}), against)}\n\n{DISCLAIMER}")
 
 
-def each_dealing(row: Row, params: Params, dealings: int) -> list[Params]:
-    """A row's parameters, once for each dealing into folds."""
-    own = changed(params, row.changes)
-    return [changed(own, {"split": {"seed": own.split.seed + number}}) for number in range(dealings)]
-
-
-def over_dealings(name: str, dealings: int, workers: int) -> dict:
-    """A row's entry in the report: what it is worth over the folds of each of the seeds, in their order."""
-    row, dealt = ROWS[name], each_dealing(ROWS[name], read_params(), dealings)
-    found = []
-    for params in dealt:
-        _, _, worth = measure(row, params, workers)
-        found.append(worth)
-        accuracy = worth["metrics"]["accuracy"]["value"]
-        print(f"{name}, split.seed {params.split.seed}: accuracy {accuracy:.3f}", flush=True)
+def over_split_seeds(name: str, repeats: int, scheduler: str | None) -> dict:
+    """A row's entry in the report: what it is worth with each of the split seeds, in their order."""
+    experiment = ROWS[name].experiment(read_params(), repeats)
+    predictions = measure(name, experiment, scheduler).predictions
+    found = [pooled(of_repeat, experiment.params.evaluate) for _, of_repeat in predictions.groupby("repeat")]
     return {
-        "command": f"python -m benchmarks.repeated_crossval {name} --dealings {dealings}",
-        "what": row.what,
-        "split_seeds": [params.split.seed for params in dealt],
-        "n": found[0]["metrics"]["accuracy"]["n"],
-        **{metric: [worth["metrics"][metric]["value"] for worth in found] for metric in METRICS},
-        **{key: found[-1][key] for key in ("commit", "machine")},
+        "command": f"python -m benchmarks.repeated_crossval {name} --repeats {repeats}",
+        "what": ROWS[name].what,
+        "split_seeds": [experiment.params.split.seed + repeat for repeat in range(repeats)],
+        "n": found[0]["accuracy"]["n"],
+        **{metric: [metrics[metric]["value"] for metrics in found] for metric in METRICS},
+        "commit": commit(),
+        "machine": machine(),
     }
 
 
 def table(measured: dict[str, dict], against: str) -> str:
     """The rows that have been measured, in the order of `ROWS`, as Markdown; ± is the standard deviation (n - 1).
 
-    The last columns say by how much a row's accuracy is above that of the row `against` over the same seeds, and over
-    how many of them it is.
+    The last columns say by how much a row's accuracy is above that of the row `against` with the same split seeds, and
+    with how many of them it is.
     """
     lines = []
     for name in (name for name in ROWS if name in measured):
@@ -78,8 +70,8 @@ def table(measured: dict[str, dict], against: str) -> str:
             above = [spread(differences, "+"), f"{np.sum(differences > 0)} of {len(differences)}"]
         spreads = [spread(entry[metric]) for metric in METRICS]
         lines.append([name, ROWS[name].what, *spreads, each, entry["n"], *above])
-    headers = ["row", "what", "accuracy", "macro AUROC", "accuracy of each dealing", "n of each"]
-    return tabulate(lines, headers=[*headers, f"above {against}", "on"], tablefmt="github")
+    headers = ["row", "what", "accuracy", "macro AUROC", "accuracy with each split seed", "n of each"]
+    return tabulate(lines, headers=[*headers, f"above {against}", "with"], tablefmt="github")
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -87,5 +79,5 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 
 
 if __name__ == "__main__":
-    with stage("dealings"):
+    with stage("repeated_crossval"):
         typer.run(main)

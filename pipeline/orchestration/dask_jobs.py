@@ -1,0 +1,130 @@
+"""Jobs of a cross-validation on Dask, through Prefect's Dask task runner.
+
+Without the address of a scheduler two local workers are started, and without PREFECT_API_URL a Prefect server; both
+end with the call that needs them.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from distributed import Client
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
+from prefect.states import Failed, State
+from prefect_dask import DaskTaskRunner
+
+from pipeline.orchestration import fold
+from pipeline.orchestration.folds import Fold
+from pipeline.runtime.errors import StageError
+
+WORKERS = 2
+CONNECT = "10s"  # for a scheduler to answer
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def run_job(kind: fold.Kind, folder: str, name: str):
+    try:
+        return fold.run(kind, folder)
+    except StageError as error:
+        return Failed(message=str(error))
+
+
+def run_all(waiting: list[Fold], prefixes: list[Path], scheduler: str | None) -> None:
+    """Run the prefix jobs, then the folds, as a Prefect flow. All that can be finished is, before a failure is raised.
+
+    Args:
+        scheduler: address of a Dask scheduler, or None for local workers.
+
+    Raises:
+        StageError: no scheduler answers there, or jobs failed; it names them with their last lines.
+    """
+    workers = runner(scheduler)
+
+    @flow(name="crossval", task_runner=workers, persist_result=False)
+    def crossval() -> dict[str, str]:
+        shared = {run_job.submit("prefix", str(job.resolve()), f"prefix {job.name}"): job for job in prefixes}
+        submitted = {
+            run_job.submit(one.kind, str(one.folder.resolve()), one.name, wait_for=list(shared)): one for one in waiting
+        }
+        problems = {}
+        for future in as_completed([*shared, *submitted]):
+            future.wait()
+            one = submitted.get(future)
+            if one is None and not (shared[future] / fold.RESULT).is_file():
+                problems["prefix"] = reason(future.state)
+            elif one and one.is_finished:
+                accuracy = one.result()["metrics"]["accuracy"]
+                print(f"{one.name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", flush=True)
+            elif one and "prefix" not in problems:
+                problems[one.name] = reason(future.state)
+        return problems
+
+    with api_server():
+        problems = crossval()
+    if problems:
+        told = "\n".join(f"{name}: {message}" for name, message in problems.items())
+        raise StageError(f"{told}\n  finished folds are kept; mend the cause and run the same command again")
+
+
+def reason(state: State) -> str:
+    """Why a job has no result."""
+    if state.is_failed() or state.is_crashed():
+        return state.message or state.name
+    return "lost with its workers, more often than Dask tries again"
+
+
+def runner(scheduler: str | None) -> DaskTaskRunner:
+    if scheduler:
+        try:
+            Client(scheduler, timeout=CONNECT, set_as_default=False).close()
+        except (OSError, ValueError) as error:
+            raise StageError(f"no Dask scheduler answers at {scheduler}\n  {str(error).splitlines()[0]}") from error
+        return DaskTaskRunner(address=scheduler)
+    return DaskTaskRunner(
+        cluster_kwargs={
+            "n_workers": WORKERS,
+            "threads_per_worker": 1,
+            "dashboard_address": "127.0.0.1:0",
+            "memory_limit": 0,
+        }
+    )
+
+
+@contextlib.contextmanager
+def api_server() -> Iterator[None]:
+    """One Prefect server for this process and its workers, unless one is named already."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    # Nobody can look at this server, and what went wrong is told at the end
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+    server = SubprocessASGIServer()
+    # A terminal sends Ctrl-C to every process in front, and the flow must still reach its server to end; inherited
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        server.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with server:
+        named = {PREFECT_API_URL: server.api_url, PREFECT_LOGGING_LEVEL: "CRITICAL"}
+        with temporary_settings(named), _environment({key.name: value for key, value in named.items()}):
+            yield
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables for the processes that are started in the block."""
+    kept = os.environ.copy()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
