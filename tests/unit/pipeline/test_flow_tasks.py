@@ -4,7 +4,6 @@ import json
 import logging
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,9 +12,8 @@ from prefect.states import State
 
 from pipeline.orchestration import flow
 from pipeline.orchestration.dvc_steps import Outcome, StageTimeout
+from pipeline.paths import ROOT
 from pipeline.runtime.errors import ExternalServiceError, StageError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(monkeypatch, result) -> State:
@@ -79,10 +77,18 @@ def test_each_step_has_a_timeout(monkeypatch, tmp_path):
 
 
 def test_an_override_is_read_as_yaml():
-    assert flow._parse("train.seed=3") == ("train.seed", 3)
-    assert flow._parse("register.gate.accuracy=null") == ("register.gate.accuracy", None)
-    with pytest.raises(StageError, match="KEY=VALUE"):
-        flow._parse("train.seed")
+    assert flow.parse_changes(["train.seed=3"]) == {"train.seed": 3}
+    assert flow.parse_changes(["register.gate.accuracy=null"]) == {"register.gate.accuracy": None}
+    assert flow.parse_changes([]) == {}
+    for wrong in ("train.seed", "=3", ""):
+        with pytest.raises(StageError, match="KEY=VALUE"):
+            flow.parse_changes([wrong])
+
+
+def test_several_overrides_may_stand_in_one_text_and_a_value_may_hold_a_space():
+    text = " train.seed=3  featurize.weights=my weights.h5 split.seed=4"
+    expected = {"train.seed": 3, "featurize.weights": "my weights.h5", "split.seed": 4, "train.dropout": 0.1}
+    assert flow.parse_changes([text, "train.dropout=0.1"]) == expected
 
 
 def test_the_metrics_table_holds_what_has_an_interval():
