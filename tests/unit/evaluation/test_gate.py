@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -5,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from busi.evaluation.gate import FAILED, PASSED, RULES, SLICE_IMAGES, chance_to_pass, decide, failed_rules
+from busi.evaluation import gate
+from busi.evaluation.gate import FAILED, PASSED, RULES, Decision, chance_to_pass
+from busi.evaluation.records import CheckResult
 
 share = st.floats(min_value=0, max_value=1)
 THRESHOLDS = {
@@ -13,6 +16,11 @@ THRESHOLDS = {
     "slices": 0.7,
 }  # fmt: skip
 AT_MOST = {"expected_calibration_error"}
+SLICE_IMAGES = 20
+
+
+def decide(found, thresholds):
+    return gate.decide(found, thresholds, SLICE_IMAGES)
 
 
 def metric(value, n=88):
@@ -29,7 +37,7 @@ def metrics(accuracy=0.9, low=0.85, sensitivity=0.9, error=0.05, lowest=0.8):
 
 
 def rule(decision, name):
-    return next(row for row in decision["rules"] if row["name"] == name)
+    return next(row for row in decision.rules if row.name == name)
 
 
 def test_the_thresholds_here_are_all_the_rules():
@@ -44,26 +52,26 @@ def test_verdict_is_passed_exactly_when_every_value_holds(accuracy, low, sensiti
         name: value <= thresholds[name] if name in AT_MOST else value >= thresholds[name]
         for name, value in values.items()
     }
-    assert [row["name"] for row in decision["rules"]] == list(RULES)
-    for row in decision["rules"]:
-        assert set(row) == {"name", "value", "threshold", "passed", "sentence"}
-        assert (row["value"], row["threshold"]) == (values[row["name"]], thresholds[row["name"]])
-        assert row["passed"] == expected[row["name"]]
-    assert decision["verdict"] == (PASSED if all(expected.values()) else FAILED)
-    assert failed_rules(decision) == [name for name in RULES if not expected[name]]
+    assert [row.name for row in decision.rules] == list(RULES)
+    for row in decision.rules:
+        assert isinstance(row, CheckResult)
+        assert (row.value, row.threshold) == (values[row.name], thresholds[row.name])
+        assert row.passed == expected[row.name]
+    assert decision.verdict == (PASSED if all(expected.values()) else FAILED)
+    assert decision.failed_rules == [name for name in RULES if not expected[name]]
 
 
 @given(share)
 def test_a_value_at_its_threshold_passes_and_the_next_one_beyond_fails(value):
     decide_by = {"accuracy": value, "expected_calibration_error": value}
-    assert decide(metrics(accuracy=value, error=value), decide_by)["verdict"] == PASSED
-    assert failed_rules(decide(metrics(accuracy=math.nextafter(value, -1), error=value), decide_by)) == ["accuracy"]
+    assert decide(metrics(accuracy=value, error=value), decide_by).verdict == PASSED
+    assert decide(metrics(accuracy=math.nextafter(value, -1), error=value), decide_by).failed_rules == ["accuracy"]
     beyond = decide(metrics(accuracy=value, error=math.nextafter(value, 2)), decide_by)
-    assert failed_rules(beyond) == ["expected_calibration_error"]
+    assert beyond.failed_rules == ["expected_calibration_error"]
 
 
 def test_seventeen_of_twenty_reaches_85_percent():
-    assert decide(metrics(accuracy=17 / 20, sensitivity=4 / 5), THRESHOLDS)["verdict"] == PASSED
+    assert decide(metrics(accuracy=17 / 20, sensitivity=4 / 5), THRESHOLDS).verdict == PASSED
 
 
 @pytest.mark.parametrize("off", list(RULES))
@@ -71,43 +79,64 @@ def test_a_rule_that_is_off_is_measured_and_decides_nothing(off):
     bad = metrics(accuracy=0, low=0, sensitivity=0, error=1, lowest=0)
     decision = decide(bad, {**THRESHOLDS, off: None})
     row = rule(decision, off)
-    assert (row["threshold"], row["passed"]) == (None, None)
-    assert row["value"] == (1 if off in AT_MOST else 0)
-    assert failed_rules(decision) == [name for name in RULES if name != off]
+    assert (row.threshold, row.passed) == (None, None)
+    assert row.value == (1 if off in AT_MOST else 0)
+    assert decision.failed_rules == [name for name in RULES if name != off]
 
 
 def test_a_rule_that_is_off_needs_no_metric():
     decision = decide({"accuracy": metric(0.9)}, {**dict.fromkeys(RULES), "accuracy": 0.85})
-    assert rule(decision, "malignant_sensitivity")["value"] is None
-    assert rule(decision, "malignant_sensitivity")["sentence"] == "Not measured."
+    assert rule(decision, "malignant_sensitivity").value is None
 
 
-def test_the_sentences_say_what_was_found():
-    said = {row["name"]: row["sentence"] for row in decide(metrics(), THRESHOLDS)["rules"]}
-    assert said["accuracy"] == "90.0% of 88 test images are classified right."
-    assert "down to 85.0%" in said["accuracy_lower_bound"]
-    assert "chance of 13.6%" in said["accuracy_lower_bound"]
-    assert "90.0% of 24 malignant" in said["malignant_sensitivity"]
-    assert "0.300 or more" in said["malignant_sensitivity"]
-    assert "off by 0.050" in said["expected_calibration_error"]
-    assert "2 slices" in said["slices"]
-    assert "label: benign, 80.0% of 49" in said["slices"]
+def test_each_sentence_says_the_figure_that_decided():
+    said = {row.name: row.sentence for row in decide(metrics(), THRESHOLDS).rules}
+    figures = {
+        "accuracy": ("90.0%", "88"), "accuracy_lower_bound": ("85.0%", "13.6%"),
+        "malignant_sensitivity": ("90.0%", "24", "0.300"), "expected_calibration_error": ("0.050", "88"),
+        "slices": ("label: benign", "80.0%", "49"),
+    }  # fmt: skip
+    for name, parts in figures.items():
+        assert all(part in said[name] for part in parts), said[name]
+
+
+def test_a_decision_is_read_back_from_its_file():
+    decision = decide(metrics(accuracy=0.8), THRESHOLDS | {"slices": None})
+    stored = json.loads(json.dumps(decision.as_json()))
+    assert stored["verdict"] == FAILED
+    assert set(stored["rules"][0]) == {"name", "value", "threshold", "passed", "sentence"}
+    assert Decision.from_json(stored) == decision
+    assert not decision.passed and decision.summary == "failed by accuracy"
+    assert decide(metrics(), THRESHOLDS).summary == "passed"
+
+
+@pytest.mark.parametrize("found", [{}, {"verdict": "passed"}, {"verdict": "passed", "rules": [{}]}, [], None])
+def test_what_is_no_decision_is_refused(found):
+    with pytest.raises(ValueError, match="gate"):
+        Decision.from_json(found)
+
+
+def test_the_fewest_images_of_a_slice_are_an_argument():
+    found = metrics(lowest=0.9)
+    found["slices"]["lesion_size"] = {"small": metric(0.1, 5)}
+    assert rule(gate.decide(found, THRESHOLDS, 6), "slices").value == 0.9
+    assert rule(gate.decide(found, THRESHOLDS, 5), "slices").value == 0.1
 
 
 def test_the_lowest_slice_is_one_that_is_large_enough():
     found = metrics(lowest=0.9)
     found["slices"]["lesion_size"] = {"small": metric(0.1, SLICE_IMAGES - 1), "large": metric(0.6, SLICE_IMAGES)}
     row = rule(decide(found, THRESHOLDS), "slices")
-    assert (row["value"], row["passed"]) == (0.6, False)
-    assert "lesion_size: large" in row["sentence"]
+    assert (row.value, row.passed) == (0.6, False)
+    assert "lesion_size: large" in row.sentence
 
 
 @pytest.mark.parametrize(("threshold", "passed"), [(0.99, True), (None, None)])
 def test_where_no_slice_is_large_enough_none_fails(threshold, passed):
     found = {**metrics(), "slices": {"label": {"benign": metric(0.0, 19)}}}
     row = rule(decide(found, {**THRESHOLDS, "slices": threshold}), "slices")
-    assert (row["value"], row["passed"]) == (None, passed)
-    assert "too few" in row["sentence"]
+    assert (row.value, row.passed) == (None, passed)
+    assert "too few" in row.sentence
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 99), st.integers(1, 300))
