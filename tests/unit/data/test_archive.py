@@ -15,8 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busi.data import archive
-from busi.data.archive import Limits, arrange, collect, read_description
+from busi.data import archive, members
+from busi.data.archive import collect
+from busi.data.arrangement import arrange
+from busi.data.description import read_description
+from busi.data.members import LIMITS, Limits, Member
 
 GOOD = {
     "benign/benign (1).png": b"b1",
@@ -50,7 +53,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def refused(source: Path, folder: Path, limits: Limits = archive.LIMITS) -> str:
+def refused(source: Path, folder: Path, limits: Limits = LIMITS) -> str:
     with pytest.raises(ValueError) as caught:
         collect(source, folder, limits)
     return str(caught.value)
@@ -261,24 +264,24 @@ def test_limits_hold_for_zips_and_folders(tmp_path, form):
 
 
 def test_a_directory_that_would_fill_the_memory_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "_LONGEST_READ", 200)
+    monkeypatch.setattr(members, "_LONGEST_READ", 200)
     assert "its directory takes" in refused(pack(tmp_path / "s.zip", GOOD), tmp_path / "out")
 
 
 @pytest.mark.parametrize(("packed", "expected"), [(None, "at most 4,000"), (20, "zip bomb")])
 def test_the_bytes_that_come_out_count_not_the_declared_ones(packed, expected):
     limits = Limits(file_bytes=4000, ratio=10, expanded_bytes=100)
-    member = archive._Member("m", 10, packed, lambda: io.BytesIO(bytes(5000)))
+    member = Member("m", 10, packed, lambda: io.BytesIO(bytes(5000)))
     limits = limits if packed is None else limits._replace(file_bytes=10_000)
     with pytest.raises(ValueError, match=expected):
-        list(archive._chunks(member, limits))
+        list(members.read_member(member, limits))
 
 
 def test_the_bytes_of_all_members_count_too(tmp_path):
     (tmp_path / "benign").mkdir()
-    member = archive._Member("m", 10, None, lambda: io.BytesIO(bytes(600)))
+    member = Member("m", 10, None, lambda: io.BytesIO(bytes(600)))
     with pytest.raises(ValueError, match="more than 1,000 bytes"):
-        archive._copy(tmp_path, {"benign/a": member, "benign/b": member}, tmp_path, Limits(total_bytes=1000))
+        archive.copy_members(tmp_path, {"benign/a": member, "benign/b": member}, tmp_path, Limits(total_bytes=1000))
 
 
 def test_a_name_that_goes_on_after_a_nul_is_refused(tmp_path):

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from busi.data import archive, manifest
+from busi.data.description import read_description
 from busi.data.images import MAX_PIXELS, read_image
+from busi.data.members import Limits
 from pipeline.serving import serve
 from tests import fuzz, malformed_inputs
 
@@ -130,13 +132,13 @@ def test_bombs_of_many_small_members_are_refused(tmp_path):
 def test_a_directory_of_too_many_members_is_not_taken_apart(tmp_path):
     (tmp_path / "s.zip").write_bytes(malformed_inputs._directory_of(200))
     with pytest.raises(ValueError, match=r"'s\.zip' can't be taken.*200 files; at most 100"):
-        archive.collect(tmp_path / "s.zip", tmp_path / "out", archive.Limits(members=100))
+        archive.collect(tmp_path / "s.zip", tmp_path / "out", Limits(members=100))
 
 
 @pytest.mark.parametrize("planted", ['{"\\ud800": 1}', '{"a": "\\udfff"}', '{"a": ' * 2000 + "1" + "}" * 2000])
 def test_a_description_that_could_not_be_written_again_is_refused(planted):
     with pytest.raises(ValueError, match="is not JSON"):
-        archive.read_description(malformed_inputs._description(planted))
+        read_description(malformed_inputs._description(planted))
 
 
 def test_a_link_to_everything_is_named_and_not_followed(tmp_path):
