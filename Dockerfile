@@ -21,7 +21,7 @@ COPY --chown=busi:busi weights weights
 # GitPython, which DVC brings, refuses to be imported where there is no git unless it is told to be quiet
 ENV GIT_PYTHON_REFRESH=quiet \
     PATH=/opt/venv/bin:$PATH \
-    PYTHONPATH=/busi \
+    PYTHONPATH=/busi:/busi/src \
     PYTHONUNBUFFERED=1
 USER 1000
-CMD ["busi", "kubeflow", "--help"]
+CMD ["python", "-m", "pipeline.cli", "kubeflow", "--help"]

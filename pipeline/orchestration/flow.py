@@ -144,6 +144,7 @@ def close(states: Mapping[str, State]) -> State:
         _show_metrics()
     if "report" in done:
         _show_confusion()
+        _show_gate()
     if "validate" in done and DATA_DOCS_PAGE.is_file():
         create_link_artifact(
             DATA_DOCS_PAGE.absolute().as_uri(),
@@ -151,8 +152,8 @@ def close(states: Mapping[str, State]) -> State:
             key="data-docs",
             description="Great Expectations' page on the data, a file on the machine that ran the flow.",
         )
-    if "register" in done:
-        _show_gate(register_ran=states["register"].name != CACHED)
+    if "register" in done and states["register"].name != CACHED:
+        _tell_of_rejection()
     if SUMMARY in done:
         _show_run()
     failed = next((state for state in states.values() if state.is_failed()), None)
@@ -309,13 +310,16 @@ def _show_confusion() -> None:
     )
 
 
-def _show_gate(register_ran: bool) -> None:
+def _show_gate() -> None:
     decision = _read(GATE)
     marks = {True: "passed", False: "failed", None: "off"}
     rows = [{**rule, "passed": marks[rule["passed"]]} for rule in decision["rules"]]
     create_table_artifact(rows, key="gate", description=f"Verdict: {decision['verdict']}")
-    failed = [rule["name"] for rule in decision["rules"] if rule["passed"] is False]
-    if failed and register_ran:
+
+
+def _tell_of_rejection() -> None:
+    failed = [rule["name"] for rule in _read(GATE)["rules"] if rule["passed"] is False]
+    if failed:
         notify(f"the gate rejected the model by {', '.join(failed)}", get_run_logger())
 
 

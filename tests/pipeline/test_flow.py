@@ -240,7 +240,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_words_and_stops_the_later_o
     assert "Traceback" not in output
     assert table(output) == {
         "data": "cached", "validate": "cached", "split": "failed", "featurize": "not run",
-        "train": "not run", "evaluate": "not run", "register": "not run", "summary": "not run",
+        "train": "not run", "evaluate": "not run", "report": "not run", "register": "not run", "summary": "not run",
     }  # fmt: skip
     run = re.search(r"runs/flow-run/(\S+)", output)[1]
     assert served.run(run)["state_name"] == "Failed"
@@ -289,10 +289,11 @@ def test_a_flow_waits_for_a_dvc_repro_and_says_so(served):
 def test_ctrl_c_ends_a_flow_without_server_and_leaves_a_workspace_to_go_on_with(served):
     workspace = served.workspace
     started = (
-        "import runpy, signal, sys\n"
+        "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as at a terminal, wherever the tests run
-        "sys.argv = ['flow', '--until', 'validate', '--force']\n"
-        "runpy.run_module('pipeline.flow', run_name='__main__')"
+        "from pipeline.cli import main\n"
+        "sys.argv = ['busi', 'flow', '--until', 'validate', '--force']\n"
+        "main()"
     )
     lock, servers = workspace.text("dvc.lock"), running(workspace.folder, "create_app")
     api = workspace.environment.pop("PREFECT_API_URL")

@@ -13,7 +13,7 @@ pytest.importorskip("kfp", reason="kfp is not installed: pip install --require-h
 IMAGE = "example.org/python-busi:1"
 RUN_LOCALLY = f"""
 from pathlib import Path
-from pipeline.kubeflow import STEPS, build
+from pipeline.orchestration.kubeflow import STEPS, build
 from kfp import local
 
 local.init(
@@ -64,9 +64,12 @@ def test_it_names_no_place_of_this_machine(workspace):
 
 
 def test_run_step_by_step_the_metrics_are_those_of_dvc_repro(workspace, built):
-    environment = workspace.environment | {"PYTHONPATH": str(workspace.folder)}
     done = subprocess.run(
-        [sys.executable, "-c", RUN_LOCALLY], cwd=workspace.folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", RUN_LOCALLY],
+        cwd=workspace.folder,
+        env=workspace.environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     (made,) = workspace.folder.glob(".cache/kubeflow/made/busi-*")
@@ -74,7 +77,7 @@ def test_run_step_by_step_the_metrics_are_those_of_dvc_repro(workspace, built):
         ("validate", "artifacts/validate/manifest.csv"),
         ("evaluate", "reports/metrics.json"),
         ("evaluate", "artifacts/evaluate/predictions.csv"),
-        ("register", "reports/gate.json"),
+        ("report", "reports/gate.json"),
     ):
         assert (made / step / "made" / path).read_text() == built.text(path), path
     assert "accuracy" in json.loads((made / "evaluate/made/reports/metrics.json").read_text())

@@ -61,14 +61,30 @@ def test_what_can_not_be_read_has_its_row_and_disturbs_no_other(tmp_path, monkey
 def test_a_name_that_is_no_text_is_printed_in_each_way(tmp_path, capsys, monkeypatch):
     (tmp_path / os.fsdecode(b"a\xff\n.png")).write_bytes(b"")
     monkeypatch.setattr(production, "load", lambda name: type("Found", (), {"classifier": Classifier()}))
-    for words, name in [((), r"a\udcff\n.png"), ((False, True), r"a\udcff\n.png"), ((True,), "a\\udcff\n.png")]:
-        predict.main([tmp_path], *words, model="m")
+    ways = [(False, False, r"a\udcff\n.png"), (False, True, r"a\udcff\n.png"), (True, False, "a\\udcff\n.png")]
+    for as_csv, as_json, name in ways:
+        predict.run([tmp_path], as_csv, as_json, model="m")
         said = capsys.readouterr().out
         assert name in said
-        if words == (False, True):
+        if as_json:
             assert json.loads(said)[0]["path"].encode("utf-8", "surrogateescape").endswith(b"a\xff\n.png")
 
 
 def test_what_is_not_there_is_an_error(tmp_path):
     with pytest.raises(StageError, match="not found"):
         predict.find([tmp_path / "nope.png"])
+
+
+def test_one_text_is_one_path_where_that_exists_and_otherwise_several(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "malignant (12).png").touch()
+    assert predict.split_paths("malignant (12).png") == [Path("malignant (12).png")]
+    assert predict.split_paths("scan.png  folder") == [Path("scan.png"), Path("folder")]
+    assert predict.split_paths("") == predict.split_paths("  ") == []
+
+
+def test_both_formats_or_no_file_is_an_error(tmp_path):
+    with pytest.raises(StageError, match="one of them"):
+        predict.run([tmp_path], as_csv=True, as_json=True, model=None)
+    with pytest.raises(StageError, match="no file was named"):
+        predict.run([], as_csv=False, as_json=False, model=None)

@@ -36,10 +36,10 @@ def promoted(tmp_path_factory, with_production):
 
 
 def start(folder, *arguments):
-    """Run a module of the pipeline in `folder`, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]), "PYTHONUNBUFFERED": "1"}
+    """Run a sub-command of `busi` in `folder`, in a process of its own."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", *arguments], cwd=folder, env=environment, text=True, start_new_session=True,
+        [sys.executable, "-P", "-m", "pipeline.cli", *arguments], cwd=folder, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -52,8 +52,8 @@ def run(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def served(promoted):
-    """The address of the endpoint, and what `pipeline.serve` printed before it answered."""
-    server = start(promoted, "pipeline.serve", "--model", NAME, "--port", str(free_port()))
+    """The address of the endpoint, and what `busi serve` printed before it answered."""
+    server = start(promoted, "serve", "--model", NAME, "--port", str(free_port()))
     lines = []
     try:
         for line in server.stdout:
@@ -146,7 +146,7 @@ def test_files_and_folders_are_predicted_as_a_table_csv_and_json(promoted, known
     (tmp_path / "deep" / "notes.txt").write_text("not looked at in a folder")
     paths = [str(tmp_path / "deep"), str(tmp_path / "deep" / "notes.txt")]
 
-    code, said, errors = run(promoted, "pipeline.predict", "--json", "--model", NAME, *paths)
+    code, said, errors = run(promoted, "predict", "--json", "--model", NAME, *paths)
     assert code == 0, errors
     rows = json.loads(said)
     assert [Path(row["path"]).name for row in rows] == ["a.png", "ä b.PNG", "notes.txt"]
@@ -164,7 +164,7 @@ def test_files_and_folders_are_predicted_as_a_table_csv_and_json(promoted, known
 
 def test_a_path_that_is_not_there_and_an_empty_folder_are_errors_before_anything_is_loaded(promoted, tmp_path):
     for path, reason in [(tmp_path / "nope.png", "not found"), (tmp_path, "has no image file in it")]:
-        code, said, errors = run(promoted, "pipeline.predict", str(path))
+        code, said, errors = run(promoted, "predict", str(path))
         assert (code, said) == (1, "") and reason in errors and "Traceback" not in errors
 
 
@@ -174,18 +174,18 @@ def test_a_model_that_was_altered_or_never_promoted_is_not_served(promoted, serv
     model.write_bytes(kept + b"\n")
     (tmp_path / "image.png").write_bytes(known[0][0])
     try:
-        for command in (["pipeline.serve", "--port", str(free_port())], ["pipeline.predict", str(tmp_path)]):
+        for command in (["serve", "--port", str(free_port())], ["predict", str(tmp_path)]):
             code, _, errors = run(promoted, *command, "--model", NAME)
             assert code == 1 and "data/keras/model.keras was changed" in errors and "Traceback" not in errors
     finally:
         model.write_bytes(kept)
     # What was verified before goes on answering: it is a copy
     assert ask_for(served[0], rows_of(known[0][0]))[0] == 200
-    code, _, errors = run(promoted, "pipeline.predict", str(tmp_path), "--model", "other")
+    code, _, errors = run(promoted, "predict", str(tmp_path), "--model", "other")
     assert code == 1 and "other has no Production version" in errors and "make promote" in errors
 
 
 def test_a_port_that_is_taken_is_said(promoted, served):
     port = re.search(r":(\d+)/", served[0])[1]
-    code, _, errors = run(promoted, "pipeline.serve", "--model", NAME, "--port", port)
+    code, _, errors = run(promoted, "serve", "--model", NAME, "--port", port)
     assert code == 1 and f"port {port} is taken" in errors
