@@ -1,4 +1,4 @@
-"""The Production model over REST: `busi serve`, or `make serve`. Ends with Ctrl-C.
+"""The Production model over REST: `busi serve`.
 
 What answers is MLflow's own scoring server, in this process, on a copy of the version's files whose checksums were
 verified; it stays with that version until it is started again. It listens on this machine only. Before it stand limits
@@ -30,7 +30,7 @@ ENDING_SECONDS = 10  # for requests that have begun when the server ends
 CURL = """\
   printf '{{"dataframe_records": [{{"image": "%s"}}]}}' "$(base64 < {image} | tr -d '\\n')" |
     curl -s -H 'Content-Type: application/json' -d @- {address}"""
-EXAMPLE = "pipeline/examples/benign.png"
+EXAMPLE = "pipeline/serving/examples/benign.png"
 
 
 def run(port: int, model: str | None) -> None:
