@@ -28,7 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from busi.data import archive, duplicates, images, manifest
+from busi.data import archive, audit, duplicates, images, manifest, measures
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import StageError
 from tests import malformed_inputs
@@ -60,7 +60,7 @@ def read_image(case: malformed_inputs.Case, place: Path) -> None:
     path.write_bytes(case.content)
     image = images.read_image(path, case.name)
     gray = images.to_gray(image)
-    manifest.looks_annotated(image, gray)
+    measures.looks_annotated(image, gray)
     duplicates.fingerprint(gray)
     images.prepare(image, 128)
 
@@ -70,7 +70,7 @@ def read_set(case: malformed_inputs.Case, place: Path) -> None:
     malformed_inputs.write_set(place)
     (place / "benign" / case.name).write_bytes(case.content)
     table, problems = manifest.build_manifest(place, workers=1)
-    manifest.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
+    audit.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
     if problems:
         raise ValueError("; ".join(f"{problem.path}: {problem.reason}" for problem in problems))
     if f"benign/{case.name}" not in set(table["path"]):
@@ -156,7 +156,7 @@ def take_folder(case: Callable[[Path], None], place: Path) -> None:
     case(source)
     before = set(place.rglob("*"))
     table, problems = manifest.build_manifest(source, workers=1)
-    manifest.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
+    audit.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
     try:
         archive.collect(source, place / "out")
     finally:
@@ -297,7 +297,7 @@ def _classifier():
     import keras
     import numpy as np
 
-    from busi.model.ood_detection import Novelty
+    from busi.model.ood_detection import OodDetector
     from busi.serving import ImageClassifier
 
     pixels = keras.Input((32, 32, 3))
@@ -306,7 +306,7 @@ def _classifier():
     found = keras.layers.AveragePooling2D(2, name="pool2_pool")(found)
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(found))
     model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="head")(pooled))
-    return ImageClassifier(model, Novelty(np.zeros(12), np.eye(12), 1e30), "tiny/1")
+    return ImageClassifier(model, OodDetector(np.zeros(12), np.eye(12), 1e30), "tiny/1")
 
 
 def _predict(paths: list[Path]) -> None:
@@ -358,12 +358,12 @@ def _endpoint():
     from starlette.testclient import TestClient
 
     from pipeline.serving import serve
-    from pipeline.tracking import logged_model
+    from pipeline.tracking import bundle, logged_model
 
     place = Path(_scratch().name)
     _classifier().model.save(place / "model.keras")
     _classifier().novelty.save(place / "novelty.npz")
-    parts = logged_model.Parts(place / "model.keras", place / "novelty.npz", evidence={})
+    parts = logged_model.Parts(place / "model.keras", place / "novelty.npz", bundle.collect(), evidence={})
     logged_model.write_model(place / "made" / "model", parts, None, None, "model")
     return TestClient(serve.limited(logged_model.scoring_app(place / "made" / "model")), raise_server_exceptions=False)
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from busi.data.audit import audit_table
 from busi.data.images import printable
 from busi.data.layout import CLASSES, DATASET_FILE
-from busi.data.manifest import audit_table, build_manifest
+from busi.data.manifest import build_manifest
 from pipeline.dataset import read_counted_dataset
 from pipeline.params import Validate, read_params
 from pipeline.runtime.atomic_io import write_csv, write_json

@@ -161,7 +161,7 @@ def test_warnings_do_not_fail(work, capsys):
 def test_a_copy_in_another_class_that_is_not_flagged_fails(work, capsys, monkeypatch):
     data = work / "data"
     (data / "malignant" / "malignant (1).png").write_bytes((data / "normal" / "normal (1).png").read_bytes())
-    monkeypatch.setattr("busi.manifest._groups", lambda digests, _: np.arange(len(digests)))
+    monkeypatch.setattr("busi.data.manifest._groups", lambda digests, _: np.arange(len(digests)))
     error = failing(capsys)
     assert re.findall(r"^  critical (\w+):", error, re.MULTILINE) == ["copies_flagged"]
     assert "malignant/malignant (1).png" in error

@@ -1,4 +1,7 @@
-"""BUSI's layout on disk: classes, file names and the published counts. Nothing else in the project states them.
+"""BUSI's layout on disk: the classes in order, the pattern of file names and the published counts.
+
+Code takes the order of the classes, the pattern and the counts from here. What belongs to one class, such as the sizes
+of the synthetic set in `params.yaml` and its descriptors in `busi.phantom.lesion`, names that class where it stands.
 
 A data set is a folder with one folder a class. `benign (1).png` is an image; `benign (1)_mask.png`,
 `benign (1)_mask_1.png`, ... are the lesion masks of that image. `dataset.json` beside the class folders

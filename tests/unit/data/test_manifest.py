@@ -6,16 +6,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from busi.data.audit import AUDIT_COLUMNS, audit_table
 from busi.data.layout import CLASSES
-from busi.data.manifest import (
-    AUDIT_COLUMNS,
-    COLUMNS,
-    PROBLEMS,
-    audit_table,
-    build_manifest,
-    lesion_masks,
-    looks_annotated,
-)
+from busi.data.listing import PROBLEMS
+from busi.data.manifest import COLUMNS, build_manifest
+from busi.data.masks import lesion_masks
+from busi.data.measures import looks_annotated
 from tests import bad_images
 
 GRAY = bad_images.pixels(77)
@@ -142,7 +138,7 @@ def test_masks_are_united(data):
     row = row_of(manifest, "benign/benign (1).png")
     assert row["mask_count"] == 3
     assert row["lesion_fraction"] == round((bad_images.disc() | right).mean(), 6)
-    assert np.array_equal(lesion_masks(data)("benign/benign (1).png"), bad_images.disc() | right)
+    assert np.array_equal(lesion_masks(data, manifest)("benign/benign (1).png"), bad_images.disc() | right)
 
 
 def test_mask_without_image(data):
@@ -174,7 +170,7 @@ def test_mask_of_another_size(data):
     assert "20 x 20 pixels; expected 48 x 40" in problems[0].reason
     assert np.isnan(row_of(manifest, "benign/benign (1).png")["lesion_fraction"])
     assert row_of(manifest, "benign/benign (2).png")["lesion_fraction"] == round(bad_images.disc().mean(), 6)
-    lesion = lesion_masks(data)
+    lesion = lesion_masks(data, manifest)
     assert lesion("benign/benign (1).png") is None
     assert np.array_equal(lesion("benign/benign (2).png"), bad_images.disc())
 
