@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from busi.data.layout import CLASSES, MALIGNANT
-from busi.data.manifest import lesion_masks
+from busi.data.masks import lesion_masks
 from busi.evaluation import shown_images
 from busi.evaluation.localization import localize
 from busi.evaluation.metrics import (
@@ -109,7 +109,7 @@ def evaluate_model(
             observer,
             test,
             of_test["lesion_fraction"].to_numpy(),
-            lesion_masks(folder),
+            lesion_masks(folder, manifest),
             config.explained_images,
             resampling,
         ),

@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 from busi.data.images import read_image, to_gray
 from busi.data.layout import CLASSES
-from busi.data.manifest import lesion_masks
+from busi.data.masks import lesion_masks
 from busi.evaluation import gate
 from busi.evaluation.metrics import CALIBRATION
 from busi.evaluation.records import Metric, Resampling
@@ -70,7 +70,7 @@ def build_report(
     of_test = found.manifest.set_index("path").loc[predictions["path"]]
     decision = gate.decide(found.metrics, rules.thresholds, rules.slice_images)
     drawn = draw_all(found, rules.slice_images)
-    lesion_of = lesion_masks(folder)
+    lesion_of = lesion_masks(folder, found.manifest)
 
     def read_gray(path: str) -> np.ndarray:
         return to_gray(read_image(folder / path))
