@@ -145,7 +145,8 @@ def select_views() -> None:
     """What stage `featurize` would write for this fold's split, taken from the prefix jobs."""
     from busi.model.features import feature_rows, read_features, select_features
 
-    rows = feature_rows(pd.read_csv(SPLIT), read_params().featurize.views)
+    params = read_params().featurize
+    rows = feature_rows(pd.read_csv(SPLIT), params.views)
     parts = []
     for job in sorted(Path("prefix").iterdir()):
         held = pd.read_csv(job / ROWS)

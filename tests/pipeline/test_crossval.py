@@ -38,7 +38,7 @@ def jobs_of(worker: psutil.Process) -> list[psutil.Process]:
     jobs = []
     for job in worker.children():
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
-            if "pipeline.fold fold" in " ".join(job.cmdline()):
+            if "pipeline.orchestration.fold fold" in " ".join(job.cmdline()):
                 jobs.append(job)
     return jobs
 
@@ -135,7 +135,12 @@ def test_the_fold_that_ran_twice_is_bit_for_bit_what_dvc_repro_makes_of_its_para
     shutil.copy(done.lost / "params.yaml", alone.folder / "params.yaml")
     alone.environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
     assert stages_run(alone.dvc("repro", "evaluate")) == ["split", "featurize", "train", "evaluate"]
-    for path in ("artifacts/evaluate/predictions.csv", "artifacts/train/run.json", "reports/metrics.json"):
+    for path in (
+        "artifacts/split/split.csv",
+        "artifacts/train/run.json",
+        "artifacts/evaluate/predictions.csv",
+        "reports/metrics.json",
+    ):
         assert alone.text(path) == (done.lost / path).read_text(), path
     result = json.loads((done.lost / "result.json").read_text())
     assert result["model_md5"] in alone.text("dvc.lock")
@@ -169,7 +174,7 @@ def test_a_job_that_fails_raises_its_last_words_and_one_elsewhere_is_refused(don
     broken = done.folder / "artifacts/crossval/folds/broken"
     broken.mkdir()
     (broken / "params.yaml").write_text("{}")
-    job = "from pipeline import fold; fold.run('fold', {!r})"
+    job = "from pipeline.orchestration import fold; fold.run('fold', {!r})"
     assert "params.yaml is not valid" in done.run("python", "-c", job.format(str(broken)), code=1)
     assert "not there or not below" in done.run("python", "-c", job.format(str(broken / "elsewhere")), code=1)
     shutil.rmtree(broken)
