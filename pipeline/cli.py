@@ -85,9 +85,10 @@ def data(
 
 @app.command()
 def run() -> None:
-    """Bring data in if there is none, run every stage that has something to do, and say what was reached.
+    """Bring data in, run all stages, and say what was reached.
 
-    The same as `busi data`, `dvc repro` and `busi summary`. Finished stages are not run again. Ends with the first
+    The same as `busi data`, `dvc repro` and `busi summary`: data/ is left alone if it is there, and a stage whose
+    inputs have not changed is not run again. Ends with the first
     stage that fails, and with its exit code; the same command goes on from there.
 
     \b
@@ -123,7 +124,7 @@ def flow(
         ),
     ] = None,
 ) -> None:
-    """Run the stages as a Prefect flow, with retries, logs and artifacts.
+    """Run the stages as a Prefect flow: retries, logs, artifacts.
 
     Does the work of `busi run` through the same dvc.yaml, so the outputs are the same. Uses the Prefect server that
     PREFECT_API_URL names, and without one starts a server for as long as the flow runs.
@@ -153,7 +154,7 @@ def crossval(
         ),
     ] = None,
 ) -> None:
-    """Cross-validate with the parameters of params.yaml, on Dask workers.
+    """Cross-validate the parameters of params.yaml on Dask workers.
 
     Needs the manifest that stage validate writes. Writes reports/crossval.json and
     artifacts/crossval/predictions.csv. Finished folds are kept, so a run that was cut off continues.
@@ -171,7 +172,9 @@ def crossval(
 
 @app.command()
 def versions(model: Model = None) -> None:
-    """List the registered versions with verdict, accuracy, data set, stage and alias.
+    """List the registered versions with verdict and accuracy.
+
+    Also data set, data version, stage, alias and age. Registers and changes nothing.
 
     \b
     Examples
@@ -186,7 +189,9 @@ def versions(model: Model = None) -> None:
 
 @app.command()
 def show(version: Version = None, model: Model = None) -> None:
-    """Show all that is known of a version: gate, metrics, lineage, and the commands that rebuild it.
+    """Show all that is known of a version.
+
+    The rules of the gate, metrics with intervals, lineage, and the commands that rebuild it.
 
     \b
     Examples
@@ -209,6 +214,8 @@ def card(
     model: Model = None,
 ) -> None:
     """Export the model card of a version as Markdown.
+
+    Writes artifacts/NAME-vVERSION.md, or the file that --output names.
 
     \b
     Examples
@@ -235,11 +242,11 @@ def promote(
     yes: Yes = False,
     model: Model = None,
 ) -> None:
-    """Make a version the Production one, which `models:/NAME@production` names.
+    """Make a version the Production one.
 
-    Reads the verdict again and runs the checks of params.yaml's section promote. Refuses a version that failed the
-    gate, is unfinished or altered, or has seen synthetic images only where real ones are meant. Shows what would
-    change, asks, and writes down who did it, when and why.
+    Programs read it as models:/NAME@production. Reads the verdict again and runs the checks of params.yaml's section
+    promote. Refuses a version that failed the gate, is unfinished or altered, or has seen synthetic images only where
+    real ones are meant. Shows what would change, asks, and writes down who did it, when and why.
 
     \b
     Examples
@@ -254,7 +261,10 @@ def promote(
 
 @app.command()
 def rollback(reason: Reason = "", yes: Yes = False, model: Model = None) -> None:
-    """Go back to the version that was Production before, by the audit log; twice goes back two.
+    """Go back to the version that was Production before.
+
+    Goes by the audit log; run twice, it goes back two. Shows what would change, asks, and writes down who did it, when
+    and why.
 
     \b
     Examples
@@ -268,7 +278,14 @@ def rollback(reason: Reason = "", yes: Yes = False, model: Model = None) -> None
 
 @app.command()
 def history(model: Model = None) -> None:
-    """Show which version was Production when, who made it so, and why."""
+    """Show which version was Production when, and why.
+
+    One row for each move in the audit log: the version, from when until when, who did it, and the reason given.
+
+    \b
+    Examples
+      busi history
+    """
     with stage("history"):
         from pipeline.registry import commands
 
@@ -280,9 +297,10 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="Check every version's files, not Production's alone.")] = False,
     model: Model = None,
 ) -> None:
-    """Check that nobody went round the gate: a stage or alias moved by hand, a changed file, an edited tag.
+    """Check that nobody went round the gate.
 
-    The exit code is 1 when somebody did.
+    Finds a stage or alias that was moved by hand, a changed file and an edited tag. The exit code is 1 when there is
+    one.
 
     \b
     Examples
@@ -299,10 +317,11 @@ def reproduce(
     version: Annotated[int, typer.Argument(help="Number of a registered version.", show_default=False)],
     model: Model = None,
 ) -> None:
-    """Rebuild a version from its commit and data, and compare its metrics and predictions.
+    """Rebuild a version from its commit and data, and compare.
 
-    Works in a worktree below .cache/reproduce; the working tree and its store are only read. The exit code is 0 when
-    the result is identical and 1 when it differs; then the worktree stays for a look.
+    Compares metrics and predictions with those that were registered. Works in a worktree below .cache/reproduce; the
+    working tree and its store are only read. The exit code is 0 when the result is identical and 1 when it differs;
+    then the worktree stays for a look.
 
     \b
     Examples
@@ -354,10 +373,10 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5001,
     model: Model = None,
 ) -> None:
-    """Serve the Production model over REST on this machine, until Ctrl-C.
+    """Serve the Production model over REST, until Ctrl-C.
 
-    Verifies the version's files first, then prints the address and a request to try. Stays with that version until it
-    is started again. For research and education only. Not a medical device.
+    Listens on this machine only. Verifies the version's files first, then prints the address and a request to try.
+    Stays with that version until it is started again. For research and education only. Not a medical device.
 
     \b
     Examples
@@ -382,6 +401,8 @@ def start_app(
 ) -> None:
     """Start the web app on the Production model, until Ctrl-C.
 
+    Listens on this machine only. Uploaded images stay in memory and are written nowhere.
+
     \b
     Examples
       busi app
@@ -404,6 +425,8 @@ def ui(
 ) -> None:
     """Start the MLflow UI on the pipeline's store, until Ctrl-C.
 
+    Listens on this machine only.
+
     \b
     Examples
       busi ui
@@ -419,7 +442,12 @@ def ui(
 def weights() -> None:
     """Fetch the ImageNet weights of DenseNet121 into weights/. Needs the network.
 
-    To start from them, set featurize.weights in params.yaml to the file's name and run `dvc repro`.
+    To start from them, set featurize.weights in params.yaml to the file's name and run `dvc repro`. A file that is
+    there with the right hash is kept.
+
+    \b
+    Examples
+      busi weights
     """
     with stage("weights"):
         from pipeline.ingest import weights
@@ -437,9 +465,10 @@ def pretrain(
     workers: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = 2,
     mlflow: Annotated[bool, typer.Option(help="Log the run to MLflow.")] = True,
 ) -> None:
-    """Pretrain DenseNet121 on phantoms and write weights/ultrasound.weights.h5.
+    """Pretrain the backbone on phantoms and write it to weights/.
 
-    Not a stage: the result is committed. Beside the weights it writes how they were made, weights/ultrasound.json.
+    Not a stage: the result is committed. Writes weights/ultrasound.weights.h5 and, beside it, how it was made,
+    weights/ultrasound.json.
     Continues from its checkpoint below .cache/pretrain when there is one. Runs on any Keras backend.
 
     \b
@@ -455,9 +484,14 @@ def pretrain(
 
 @app.command()
 def summary() -> None:
-    """Say what the last run reached: accuracy, the gate's verdict, where things are, what to do next.
+    """Say what the last run reached, and what to do next.
 
-    Registers the version again where the store was deleted.
+    Accuracy with its interval, the gate's verdict, and where model, report and data docs are. Registers the version
+    again where the store was deleted.
+
+    \b
+    Examples
+      dvc repro && busi summary
     """
     with stage("summary"):
         from pipeline.orchestration import summary
@@ -469,9 +503,10 @@ def summary() -> None:
 def kubeflow(
     image: Annotated[str, typer.Option(metavar="IMAGE", help="Container image that holds this repository.")],
 ) -> None:
-    """Compile the stages into a Kubeflow pipeline, artifacts/kubeflow/pipeline.yaml.
+    """Compile the stages into a Kubeflow pipeline.
 
-    A step a stage, after a first one that brings the data in. Needs kfp: `make kubeflow` installs it.
+    Writes artifacts/kubeflow/pipeline.yaml: a step a stage, after a first one that brings the data in. Needs kfp:
+    `make kubeflow` installs it.
 
     \b
     Examples

@@ -39,8 +39,8 @@ def start(folder, *arguments):
     """Run a sub-command of `busi` in `folder`, in a process of its own."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [Path(sys.executable).parent / "busi", *arguments], cwd=folder, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [Path(sys.executable).parent / "busi", *arguments], cwd=folder, env=environment, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
