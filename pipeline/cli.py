@@ -30,7 +30,9 @@ Model = Annotated[
 ]
 Version = Annotated[
     int | None,
-    typer.Argument(help="Number of a version. Left out: the newest that passed the gate.", show_default=False),
+    typer.Argument(
+        metavar="VERSION", help="Number of a version. Left out: the newest that passed the gate.", show_default=False
+    ),
 ]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why. It stays in the audit log.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
@@ -49,6 +51,7 @@ def data(
     source: Annotated[
         str | None,
         typer.Argument(
+            metavar="SOURCE",
             help="phantom, busi, kaggle, or a path (./busi is a path, busi is not).",
             show_default=False,
             autocompletion=_complete_source,
@@ -314,7 +317,9 @@ def verify(
 
 @app.command()
 def reproduce(
-    version: Annotated[int, typer.Argument(help="Number of a registered version.", show_default=False)],
+    version: Annotated[
+        int, typer.Argument(metavar="VERSION", help="Number of a registered version.", show_default=False)
+    ],
     model: Model = None,
 ) -> None:
     """Rebuild a version from its commit and data, and compare.
@@ -336,7 +341,8 @@ def reproduce(
 @app.command()
 def predict(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Image files, or folders of them.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Image files, or folders of them.", show_default=False),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,

@@ -1,4 +1,4 @@
-"""Nothing is lost: `python -m tests.fault_injection`, or `make faults`. Real commands, killed and starved, and started again.
+"""Nothing is lost: `python -m tests.fault_injection`, or `make faults`: real commands, killed, starved, started again.
 
 A small phantom is run to the end once; that run is the reference. Each trial is a copy of the repository in which one
 step is still to be done, so it lies in another folder than the one where the steps before were run. What ends a step is
@@ -30,30 +30,32 @@ from pathlib import Path
 import psutil
 import yaml
 
-from pipeline.paths import ROOT
+from pipeline.paths import CACHE
+from pipeline.runtime.lifecycle import STAGES
+from pipeline.runtime.processes import is_alive
 from tests.pipeline.conftest import Workspace, copy_sources
 from tests.pipeline.registry import free_port, mlflow_server
 
-PLACE = ROOT / ".cache" / "torture"
-STAGES = ("validate", "split", "featurize", "train", "evaluate", "register")
+PLACE = CACHE / "fault_injection"
 DECLARED = ("dvc.lock", "data.dvc", *(f"reports/{name}.json" for name in ("validation", "split", "metrics", "gate")))
 REPRO = ("dvc", "repro")
 FLOW = ("busi", "flow")
-PROMOTE = ("busi", "promote", "1", "--yes", "--force", "--reason", "torture")
+PROMOTE = ("busi", "promote", "1", "--yes", "--force", "--reason", "fault injection")
 CLEAN_SECONDS = 5
 DOWNLOAD_SECONDS = 3
 
 # Files that come and go without meaning: caches, git's and DVC's own bookkeeping, and what is named by a hash or an id
 PASSING = re.compile(
-    r"__pycache__|^\.git/|^\.dvc/(cache/(files|runs)|tmp/(lock|rwlock|rwlock\.lock|btime|exps|repos|lock\.lock))|^\.cache/(?!pooch)|^\.cache/pooch/Dataset_BUSI\.zip$"
-    r"|^mlruns/(mlflow\.db|artifacts|\.lock|registration\.json)|^artifacts/validate/data_docs|^artifacts/evaluate/smoke/"
+    r"__pycache__|\.lock$|^\.git/|^\.dvc/(cache/(files|runs)|tmp/(lock|rwlock|rwlock\.lock|btime|exps|repos|lock\.lock))"
+    r"|^\.cache/(?!pooch)|^\.cache/pooch/Dataset_BUSI\.zip$|^mlruns/(mlflow\.db|artifacts|\.lock|registration\.json)|^artifacts/validate/data_docs|^artifacts/evaluate/smoke/"
 )
 PULL = """
 import sys
-from pipeline import data
-data.BUSI_URL, data.BUSI_SHA256 = sys.argv[1:3]
-sys.argv[1:] = ["busi"]
-data.app()
+from pipeline import cli
+from pipeline.ingest import sources
+sources.BUSI_URL, sources.BUSI_SHA256 = sys.argv[1:3]
+sys.argv[1:] = ["data", "busi"]
+cli.main()
 """
 LEFTOVER = re.compile(r"partial|\.trying|\.reading|\.registering|incoming")
 
@@ -144,7 +146,7 @@ class Bench:
         # DVC leaves the entries of dead processes where they are not in the way
         busy = workspace.folder / ".dvc/tmp/rwlock"
         holders = {int(pid) for pid in re.findall(r'"pid": (\d+)', busy.read_text() if busy.is_file() else "")}
-        if alive := sorted(filter(psutil.pid_exists, holders)):
+        if alive := sorted(filter(is_alive, holders)):
             raise Failure(f"a DVC lock is held by {alive}")
 
     def go_on(self, workspace: Workspace, command: tuple[str, ...] = REPRO) -> None:
@@ -362,7 +364,8 @@ def read_only(bench: Bench, rng: random.Random) -> str:
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
         said = {}
-        for words in (REPRO, *((sys.executable, "-m", f"pipeline.{name}") for name in (*STAGES, "data", "summary"))):
+        stages = [("python", "-m", f"pipeline.stages.{name}") for name in STAGES]
+        for words in (REPRO, *stages, ("busi", "data"), ("busi", "summary")):
             process = workspace.start(*words)
             output, _ = process.communicate(timeout=200)
             if "Traceback" in output:
@@ -382,7 +385,7 @@ def parts() -> dict[str, Callable[[Bench, random.Random], str]]:
         for number in range(1, count + 1):
             found[f"{name} {number}"] = lambda bench, rng: function(bench, rng, *arguments)
 
-    for stage, count in zip(STAGES, (6, 5, 5, 5, 4, 5), strict=True):
+    for stage, count in zip(STAGES, (6, 5, 5, 5, 4, 3, 5), strict=True):
         add(f"kill {stage}", count, kill_stage, stage)
     add("kill data", 6, kill_data)
     add("kill promote", 4, kill_promote)
@@ -470,7 +473,7 @@ def finish(workspace: Workspace, command: tuple[str, ...]) -> None:
 
 def wait_for_stage(workspace: Workspace, stage: str) -> None:
     deadline = time.monotonic() + 60
-    while not any(f"pipeline.{stage}" in words for _, words in _processes_in(workspace.folder)):
+    while not any(f"pipeline.stages.{stage}" in words for _, words in _processes_in(workspace.folder)):
         if time.monotonic() > deadline:
             raise Failure(f"{stage} did not start")
         time.sleep(0.05)
