@@ -49,8 +49,9 @@ def models():
     """The project's classifier, the same network as Keras loads it, and the side of its input."""
     from busi.backend import keras
     from busi.model.inference import compile_pass
-    from busi.model.network import build_model, save_model
+    from busi.model.network import build_model
     from busi.model.ood_detection import fit
+    from busi.model.saving import save_model
     from busi.serving import ImageClassifier
 
     size = read_params().featurize.image_size

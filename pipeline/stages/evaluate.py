@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.params import Evaluate, Params, read_params
 from pipeline.paths import (
+    CACHE,
     DATA,
     HEAT_MAPS,
     MANIFEST,
@@ -22,10 +23,12 @@ from pipeline.paths import (
     RUN,
     SMOKE,
     SPLIT,
+    WEIGHTS,
 )
 from pipeline.runtime.atomic_io import atomic_write, write_csv, write_json
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import stage
+from pipeline.runtime.locks import scratch
 
 MADE_BY = {RUN: "train", MODEL: "train", SPLIT: "split", MANIFEST: "validate"}
 
@@ -72,9 +75,19 @@ def evaluation_config(params: Evaluate):
 def retraining(params: Params):
     """A function that trains on another split as `featurize` and `train` do, for `evaluate_model`."""
     from busi.evaluation.observer import Observer
-    from pipeline.stages import audit
+    from busi.model.fitting import NetworkConfig, fit_images
+    from busi.model.training import TrainingConfig
 
-    return lambda split: Observer(audit.train_on(split, DATA, params), DATA)
+    configs = NetworkConfig.from_section(params.featurize.model_dump(), WEIGHTS), TrainingConfig(**dict(params.train))
+
+    def report(row: dict) -> None:
+        print(f"audit, epoch {row['epoch']:>3}  val_loss {row['val_loss']:.3f}", flush=True)
+
+    def retrain(split: pd.DataFrame) -> Observer:
+        with scratch(CACHE, "audit") as folder:
+            return Observer(fit_images(DATA, split, configs, folder, report).model, DATA)
+
+    return retrain
 
 
 def write(found) -> None:

@@ -26,7 +26,7 @@ from busi import DISCLAIMER
 from busi.data import images
 from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
 from busi.model.inference import compile_pass
-from busi.model.ood_detection import Novelty
+from busi.model.ood_detection import OodDetector
 
 COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
@@ -37,7 +37,7 @@ MAX_BYTES = 50_000_000  # of one file; BUSI's largest has less than a megabyte
 class ImageClassifier:
     """A Keras model (None, S, S, 3) → (None, 3) with the decoding before it and the table after it."""
 
-    def __init__(self, model, novelty: Novelty | None, version: str):
+    def __init__(self, model, novelty: OodDetector | None, version: str):
         shape = model.input_shape
         if len(shape) != 4 or shape[1] != shape[2] or shape[1] is None or shape[3] != 3:
             raise ValueError(f"model input is {shape}; expected (None, S, S, 3)")
@@ -78,7 +78,7 @@ class ImageClassifier:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
         image = read_upload(encoded)
         seen = self._look(images.prepare(image, self.size)[np.newaxis])
-        return enlarge(heat_map(self.model, seen.levels, np.array([CLASSES.index(label)]))[0], *image.size)
+        return enlarge(heat_map(self.model, seen.feature_maps, np.array([CLASSES.index(label)]))[0], *image.size)
 
     def get_raw_model(self) -> "ImageClassifier":
         """What `PyFuncModel.get_raw_model` gives."""
@@ -129,7 +129,7 @@ def read_upload(encoded: bytes) -> Image.Image:
     return images.read_image(encoded)
 
 
-def _reason(distance: float, novelty: Novelty | None) -> str:
+def _reason(distance: float, novelty: OodDetector | None) -> str:
     if novelty is None or distance <= novelty.threshold:
         return ""
     return (
@@ -161,7 +161,7 @@ def _load_pyfunc(path: str) -> ImageClassifier:
     folder = next((parent for parent in data.parents if (parent / "MLmodel").is_file()), data)
     model = keras.saving.load_model(data / MODEL_FILE, compile=False, safe_mode=True)
     # Versions that were registered before there was such a check have no file of it, and take every image
-    novelty = Novelty.load(data / NOVELTY_FILE) if (data / NOVELTY_FILE).is_file() else None
+    novelty = OodDetector.load(data / NOVELTY_FILE) if (data / NOVELTY_FILE).is_file() else None
     return ImageClassifier(model, novelty, version_of(folder))
 
 

@@ -33,7 +33,7 @@ class Observer:
         Raises:
             ValueError: it does not take images of `image_size`, or does not give one probability a class.
         """
-        from busi.model.network import load_model  # here, because importing TensorFlow takes seconds
+        from busi.model.saving import load_model  # here, because importing TensorFlow takes seconds
 
         model = load_model(file)
         shapes = tuple(model.input_shape), tuple(model.output_shape)

@@ -6,16 +6,31 @@ gain that changes with depth.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-MAX_ROTATION = 8.0  # degrees
-MAX_ZOOM = 0.15
-MAX_SHIFT = 0.06  # of the side
-MAX_GAIN = 20.0  # grey levels of 255
-MAX_CONTRAST = 0.2
-MAX_DEPTH_GAIN = 25.0  # grey levels between top and bottom
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How far a view may differ from its image; each change is drawn evenly from minus the value to the value.
+
+    Args:
+        max_rotation: degrees.
+        max_zoom: share of the image's side, 0 to 1.
+        max_shift: share of the image's side, 0 to 1, in each direction.
+        max_gain: gray levels of 255.
+        max_contrast: share of the contrast, 0 to 1.
+        max_depth_gain: gray levels of 255 between top and bottom.
+    """
+
+    max_rotation: float
+    max_zoom: float
+    max_shift: float
+    max_gain: float
+    max_contrast: float
+    max_depth_gain: float
 
 
 def view_generator(seed: int, path: str, view: int) -> np.random.Generator:
@@ -24,12 +39,12 @@ def view_generator(seed: int, path: str, view: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
-def augment(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def augment(pixels: np.ndarray, generator: np.random.Generator, config: AugmentationConfig) -> np.ndarray:
     """A random view of a prepared image; uint8 (S, S, 3) in 0-255 with equal channels, in and out."""
     side = pixels.shape[0]
-    angle = np.deg2rad(generator.uniform(-MAX_ROTATION, MAX_ROTATION))
-    zoom = 1 + generator.uniform(-MAX_ZOOM, MAX_ZOOM)
-    shift = generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * side
+    angle = np.deg2rad(generator.uniform(-config.max_rotation, config.max_rotation))
+    zoom = 1 + generator.uniform(-config.max_zoom, config.max_zoom)
+    shift = generator.uniform(-config.max_shift, config.max_shift, 2) * side
     mirror = -1.0 if generator.random() < 0.5 else 1.0
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     centre = (side - 1) / 2
@@ -40,11 +55,13 @@ def augment(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     moved = Image.fromarray(pixels[..., 0]).transform(
         (side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
     )
-    grey = np.asarray(moved, np.float32)
-    contrast = 1 + generator.uniform(-MAX_CONTRAST, MAX_CONTRAST)
-    gain = generator.uniform(-MAX_GAIN, MAX_GAIN)
-    depth_gain = generator.uniform(-MAX_DEPTH_GAIN, MAX_DEPTH_GAIN) * np.linspace(-0.5, 0.5, side, dtype=np.float32)
+    gray = np.asarray(moved, np.float32)
+    contrast = 1 + generator.uniform(-config.max_contrast, config.max_contrast)
+    gain = generator.uniform(-config.max_gain, config.max_gain)
+    depth_gain = generator.uniform(-config.max_depth_gain, config.max_depth_gain) * np.linspace(
+        -0.5, 0.5, side, dtype=np.float32
+    )
     # Black stays black: margins and shadows carry no echo that a gain could raise
-    grey = np.where(grey > 2, (grey - 64) * contrast + 64 + gain + depth_gain[:, None], grey)
-    grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
+    gray = np.where(gray > 2, (gray - 64) * contrast + 64 + gain + depth_gain[:, None], gray)
+    gray = np.clip(np.rint(gray), 0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)

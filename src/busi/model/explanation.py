@@ -2,8 +2,8 @@
 
 Draelos & Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks,
 arXiv:2011.08891, 2020. The map of a class is, cell by cell, the sum over channels of the feature map times the gradient
-of that class's logit. The head is linear in means and standard deviations of channels, so that a level's map adds up to
-what the level gives to the logit, and the maps of all levels, laid over each other, to the logit but for a constant.
+of that class's logit. The head is linear in means and standard deviations of channels. So the map of one layer
+adds up to what that layer gives to the logit, and the maps of all layers together to the logit, up to a constant.
 (Grad-CAM takes the gradient's mean over the map, which of a standard deviation is zero.)
 """
 
@@ -22,24 +22,24 @@ HEAD = "head"
 _READ = WeakKeyDictionary()  # made once a model: Keras keeps some kilobytes of each that is made
 
 
-def heat_map(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
+def heat_map(model: keras.Model, feature_maps: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
     """What speaks for one class of each image.
 
     Args:
-        model: as `model.build_model` makes it: feature maps named `FEATURE_MAPS`, a softmax layer named `HEAD`.
-        levels: float32, each (n, h, w, C), as `inference.compile_pass` gives them.
+        model: as `network.build_model` makes it: layers named `FEATURE_MAPS`, a softmax layer named `HEAD`.
+        feature_maps: float32, each (n, h, w, C), as `inference.compile_pass` gives them.
         classes: (n,) integers, the class to explain, in the order of `layout.CLASSES`.
 
     Returns:
-        float32 (n, h, w) of the first level's size, each map from 0 to 1, where 1 is its peak; all 0 where nothing
+        float32 (n, h, w) of the first feature map's size, each from 0 to 1, where 1 is its peak; all 0 where nothing
         speaks for the class.
     """
-    found = np.maximum(evidence(model, levels, classes), 0)
+    found = np.maximum(evidence(model, feature_maps, classes), 0)
     peaks = found.max(axis=(1, 2), keepdims=True)
     return np.divide(found, peaks, out=np.zeros_like(found), where=peaks > 0)
 
 
-def evidence(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
+def evidence(model: keras.Model, feature_maps: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
     """The same before it is cut at zero and scaled, float32 (n, h, w): below 0 is what speaks against the class."""
     head = model.get_layer(HEAD)
     if model not in _READ:
@@ -47,13 +47,13 @@ def evidence(model: keras.Model, levels: list[np.ndarray], classes: np.ndarray) 
         inputs = [model.get_layer(name).output for name in FEATURE_MAPS if name in names]
         _READ[model] = keras.Model(inputs if len(inputs) > 1 else inputs[0], head.input)
     read = _READ[model]
-    maps = [tf.convert_to_tensor(level) for level in levels]
+    maps = [tf.convert_to_tensor(one) for one in feature_maps]
     with tf.GradientTape() as tape:
         tape.watch(maps)
         # The softmax is left out: the gradient of a probability vanishes where the network is sure
         logits = tf.matmul(read(maps if len(maps) > 1 else maps[0], training=False), head.kernel) + head.bias
         chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
-    # A model of an earlier version reads its last level alone
+    # A model of an earlier version reads its last feature map alone
     gradients = tape.gradient(chosen, maps, unconnected_gradients="zero")
     return sum(_laid_over(tf.reduce_sum(g * m, -1), maps[0].shape[1:3]) for g, m in zip(gradients, maps, strict=True))
 

@@ -1,4 +1,4 @@
-"""The frozen-prefix cache: the prefix's output for every image and every augmented view, computed once.
+"""The stored features: the output of the frozen prefix for every image and every augmented view, computed once.
 
 One array of rows, `float16 (rows, ...)`, in a `.npy` file that is appended to as they come and read row by row, and
 a table that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ... are augmented
@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from busi.backend import keras
 from busi.data.images import prepare, read_image
-from busi.model.augmentation import augment, view_generator
-from busi.model.network import predict
+from busi.model.augmentation import AugmentationConfig, augment, view_generator
+from busi.model.inference import predict
 
 BATCH = 32
 FLOAT16_MAX = np.finfo(np.float16).max
@@ -40,14 +40,17 @@ def feature_rows(split: pd.DataFrame, views: int) -> pd.DataFrame:
     return rows
 
 
-def write_features(prefix: keras.Model, folder: Path, rows: pd.DataFrame, seed: int, path: Path) -> None:
+def write_features(
+    prefix: keras.Model, folder: Path, rows: pd.DataFrame, augmentation: AugmentationConfig, seed: int, path: Path
+) -> None:
     """Run `prefix` over every row's view and write float16 (rows, ...) to `path` as they come.
 
     Args:
-        prefix: the part of the model before the boundary, from pixels (n, S, S, 3) in 0-255.
+        prefix: the frozen part of the model (`freezing.cut`), from pixels (n, S, S, 3) in 0-255.
         folder: where `rows.path` is relative to.
         rows: as `feature_rows` gives them.
-        seed: of the augmentation.
+        augmentation: how far the views may differ from their image.
+        seed: of the views.
 
     Raises:
         ValueError: an image cannot be read, or a feature does not fit float16.
@@ -58,11 +61,11 @@ def write_features(prefix: keras.Model, folder: Path, rows: pd.DataFrame, seed: 
     # Appended, not mapped: on a full disk a write is an error, a store to a mapped page the end of the process
     with path.open("wb") as file, tqdm(total=len(rows), desc="featurize", unit="view", mininterval=1) as progress:
         np.lib.format.write_array_header_1_0(file, header)
-        for features in predict(prefix, _batches(_views(folder, rows, size, seed))):
+        for features in predict(prefix, _batches(_views(folder, rows, size, augmentation, seed))):
             if not np.abs(features).max() <= FLOAT16_MAX:  # also catches NaN
                 raise ValueError(
                     f"features of {rows.path[done]} and its neighbours reach {np.abs(features).max():g}, more than "
-                    f"float16 holds ({FLOAT16_MAX:g}); check featurize.weights or choose another boundary"
+                    f"float16 holds ({FLOAT16_MAX:g}); check featurize.weights or another featurize.boundary"
                 )
             file.write(features.astype("<f2").tobytes())
             done += len(features)
@@ -98,7 +101,9 @@ def read_features(path: Path, rows: pd.DataFrame) -> Features:
 def select_features(parts: list[tuple[Features, pd.DataFrame]], rows: pd.DataFrame, path: Path) -> None:
     """Write to `path` what `write_features` would for `rows`, copied from arrays that hold all of their views.
 
-    The network sees each view by itself, so a view's features do not depend on the images beside it.
+    `inference.predict` passes each view through the network by itself. So a view's features do not depend on the images
+    beside it, and the bytes are equal to those of `write_features`, provided that both ran with the same number of
+    threads on processors of the same kind.
 
     Args:
         parts: (array, its rows) as `read_features` and `feature_rows` give them, no view in two of them.
@@ -123,10 +128,12 @@ def select_features(parts: list[tuple[Features, pd.DataFrame]], rows: pd.DataFra
             file.write(parts[part][0][row].tobytes())
 
 
-def _views(folder: Path, rows: pd.DataFrame, size: int, seed: int) -> Iterator[np.ndarray]:
+def _views(
+    folder: Path, rows: pd.DataFrame, size: int, augmentation: AugmentationConfig, seed: int
+) -> Iterator[np.ndarray]:
     def views_of(path: str, views: int) -> list[np.ndarray]:
         pixels = prepare(read_image(folder / path), size)
-        return [pixels] + [augment(pixels, view_generator(seed, path, view)) for view in range(1, views)]
+        return [pixels] + [augment(pixels, view_generator(seed, path, view), augmentation) for view in range(1, views)]
 
     # Decoding and resizing leave Python's lock, so threads use every core; in chunks, so that memory stays flat
     counts = rows.groupby("path", sort=False).size()

@@ -19,7 +19,7 @@ _FLOOR = 1e-6  # of a spread: a channel that is dead on all training images
 
 
 @dataclass(frozen=True)
-class Novelty:
+class OodDetector:
     """What is known of the training images: float64 `center` (F,), `precision` (F, F), and the largest distance
     that is taken for one of their kind."""
 
@@ -41,16 +41,16 @@ class Novelty:
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> "Novelty":
+    def load(cls, path: Path) -> "OodDetector":
         """Read what `save` wrote; never unpickles. Raises ValueError for another file."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls(file["center"], file["precision"], float(file["threshold"]))
         except (KeyError, OSError, EOFError, ValueError) as error:
-            raise ValueError(f"{path} is not a file of novelty.Novelty: {error}") from error
+            raise ValueError(f"{path} is not a file of OodDetector: {error}") from error
 
 
-def fit(training: np.ndarray, validation: np.ndarray, accepted: float) -> Novelty:
+def fit(training: np.ndarray, validation: np.ndarray, accepted: float) -> OodDetector:
     """What is known of the training images, with the threshold that accepts a share of the validation images.
 
     Args:
@@ -69,5 +69,5 @@ def fit(training: np.ndarray, validation: np.ndarray, accepted: float) -> Novelt
     center, scale = training.mean(axis=0), np.maximum(training.std(axis=0), _FLOOR)
     # The shrinkage pulls towards a sphere, which is fair to all numbers once they have one scale
     precision = LedoitWolf(assume_centered=True).fit((training - center) / scale).precision_ / np.outer(scale, scale)
-    found = Novelty(center, precision, np.inf)
-    return Novelty(center, precision, float(np.quantile(found.distance(validation), accepted)))
+    found = OodDetector(center, precision, np.inf)
+    return OodDetector(center, precision, float(np.quantile(found.distance(validation), accepted)))

@@ -1,8 +1,8 @@
-"""Training of the tail on stored features: head first, then the whole tail at a lower rate, then its calibration.
+"""Training on stored features: the head first, then all trainable layers at a lower rate, then calibration.
 
-Batch normalisation keeps its statistics and scales, as is usual where few images adapt a network (Keras' guide to
-transfer learning and fine-tuning), save the one in the head. Where it learned too, batches of 32 replaced statistics of
-thousands, and the validation loss rose to several times the head's.
+Batch normalisation outside the head keeps its statistics and scales, as is usual where few images adapt a network
+(Keras' guide to transfer learning and fine-tuning). When it learned too, statistics of batches of 32 replaced those of
+thousands of images, and the validation loss rose to several times that of the head alone.
 
 Everything random in an epoch is drawn from (seed, epoch), so a run that was killed and continues from its
 checkpoint takes the same steps as one that was not.
@@ -23,14 +23,19 @@ from tqdm import tqdm
 from busi.backend import keras, tf
 from busi.data.layout import CLASSES
 from busi.model.calibration import fit_temperature
-from busi.model.network import predict
+from busi.model.inference import predict
 
 HISTORY = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The numbers of a training run; `params.yaml` names and documents them under `train`."""
+    """The numbers of a training run, by their names in the section `train` of the parameters.
+
+    `head_*` are of the first phase, in which only the head learns; `tail_*` of the second, in which all trainable
+    layers do. `dropout` is the rate before the classification layer, `patience` the number of epochs without a better
+    validation loss that ends the second phase.
+    """
 
     batch_size: int
     head_epochs: int
@@ -39,6 +44,7 @@ class TrainingConfig:
     tail_learning_rate: float
     weight_decay: float
     label_smoothing: float
+    dropout: float
     patience: int
     seed: int
 
@@ -69,17 +75,17 @@ def training_set_from_rows(features: np.ndarray, rows: pd.DataFrame) -> Training
 
 
 def train(
-    tail: keras.Model,
-    examples: TrainingSet,
-    recipe: TrainingConfig,
+    trainable_layers: keras.Model,
+    training_set: TrainingSet,
+    config: TrainingConfig,
     checkpoint: Path,
     key: str,
     on_epoch: Callable[[dict], None],
 ) -> pd.DataFrame:
-    """Train `tail` in place and leave it with the weights of the best epoch (lowest validation loss).
+    """Train `trainable_layers` in place and leave it with the weights of the best epoch (lowest validation loss).
 
     Args:
-        tail: from features to probabilities; its head is the layers whose names begin with `head`.
+        trainable_layers: from features to probabilities; its head is the layers whose names begin with `head`.
         checkpoint: file to continue from when it is there and carries the same `key`, and to write after each epoch.
         key: hash of everything that decides the outcome.
         on_epoch: called after each epoch with its row of the history.
@@ -90,30 +96,30 @@ def train(
     Raises:
         ValueError: the loss is not finite.
     """
-    state = _State(tail, checkpoint, key)
+    state = _State(trainable_layers, checkpoint, key)
     phases = [
-        ("head", recipe.head_epochs, recipe.head_learning_rate),
-        ("tail", recipe.tail_epochs, recipe.tail_learning_rate),
+        ("head", config.head_epochs, config.head_learning_rate),
+        ("tail", config.tail_epochs, config.tail_learning_rate),
     ]
     first = 0
     for phase, epochs, peak in phases:
         if state.epoch >= first + epochs or state.stopped:
             first += epochs
             continue
-        train_step, test_step = _compile(tail, phase, recipe)
-        state.restore_optimizer(tail.optimizer, phase)
+        train_step, test_step = _compile(trainable_layers, phase, config)
+        state.restore_optimizer(trainable_layers.optimizer, phase)
         for epoch in range(max(first, state.epoch), first + epochs):
             # Cosine from the peak rate to zero over the phase (Loshchilov & Hutter, SGDR, 2017), a step an epoch
             rate = peak * 0.5 * (1 + math.cos(math.pi * (epoch - first) / epochs))
-            tail.optimizer.learning_rate.assign(rate)
-            loss, accuracy = _epoch(tail, train_step, examples, recipe, epoch)
-            val_loss, val_accuracy = _validate(test_step, examples, recipe)
+            trainable_layers.optimizer.learning_rate.assign(rate)
+            loss, accuracy = _epoch(trainable_layers, train_step, training_set, config, epoch)
+            val_loss, val_accuracy = _validate(test_step, training_set, config)
             row = dict(zip(HISTORY, [epoch, phase, loss, accuracy, val_loss, val_accuracy, rate], strict=True))
             if not (math.isfinite(loss) and math.isfinite(val_loss)):
                 raise ValueError(
                     f"epoch {epoch}: loss {loss:g}, validation loss {val_loss:g}; lower train.{phase}_learning_rate"
                 )
-            state.finish_epoch(row, recipe.patience)
+            state.finish_epoch(row, config.patience)
             on_epoch(row)
             if state.stopped:
                 break
@@ -122,53 +128,53 @@ def train(
     return pd.DataFrame(state.history, columns=HISTORY)
 
 
-def calibrate(tail: keras.Model, examples: TrainingSet, batch_size: int) -> float:
-    """Fit a temperature on the validation rows and make it part of `tail`: the head's weights are divided by it.
+def calibrate(trainable_layers: keras.Model, training_set: TrainingSet, batch_size: int) -> float:
+    """Fit a temperature on the validation rows and divide the weights of the head by it.
 
     Returns:
-        The temperature; `calibration.apply_temperature(probabilities, 1 / temperature)` gives back what the model said before.
+        The temperature; `calibration.apply_temperature(probabilities, 1 / temperature)` gives back the earlier answers.
     """
     rows = (
-        examples.features[examples.val_rows[start : start + batch_size]]
-        for start in range(0, len(examples.val_rows), batch_size)
+        training_set.features[training_set.val_rows[start : start + batch_size]]
+        for start in range(0, len(training_set.val_rows), batch_size)
     )
-    probabilities = np.concatenate(list(predict(tail, rows)))
-    temperature = fit_temperature(examples.val_labels, probabilities)
-    head = tail.get_layer("head")
+    probabilities = np.concatenate(list(predict(trainable_layers, rows)))
+    temperature = fit_temperature(training_set.val_labels, probabilities)
+    head = trainable_layers.get_layer("head")
     head.set_weights([weight / np.float32(temperature) for weight in head.get_weights()])
     return temperature
 
 
-def _compile(tail: keras.Model, phase: str, recipe: TrainingConfig) -> tuple[Callable, Callable]:
+def _compile(trainable_layers: keras.Model, phase: str, config: TrainingConfig) -> tuple[Callable, Callable]:
     """A step of training and one of validation: from features, one-hot labels and, in training, weights of a batch to
     its loss and its share of right answers.
 
     Traced once, for batches of any size: `train_on_batch` is for each size anew, and with DenseNet's layers each time
     takes seconds.
     """
-    for layer in tail.layers:
+    for layer in trainable_layers.layers:
         # Batch normalisation that is not trainable also runs in inference mode
         adapts = phase == "tail" and not isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = adapts or layer.name.startswith("head")
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
-    tail.compile(
-        optimizer=keras.optimizers.AdamW(recipe.head_learning_rate, weight_decay=recipe.weight_decay, clipnorm=1.0)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
+    trainable_layers.compile(
+        optimizer=keras.optimizers.AdamW(config.head_learning_rate, weight_decay=config.weight_decay, clipnorm=1.0)
     )
-    tail.optimizer.build(tail.trainable_variables)
-    batch = [tf.TensorSpec((None, *tail.input_shape[1:])), tf.TensorSpec((None, len(CLASSES)))]
+    trainable_layers.optimizer.build(trainable_layers.trainable_variables)
+    batch = [tf.TensorSpec((None, *trainable_layers.input_shape[1:])), tf.TensorSpec((None, len(CLASSES)))]
 
     @tf.function(input_signature=[*batch, tf.TensorSpec((None,))])
     def train_step(features, labels, weights):
         with tf.GradientTape() as tape:
-            probabilities = tail(features, training=True)
+            probabilities = trainable_layers(features, training=True)
             value = loss(labels, probabilities, sample_weight=weights)
-        variables = tail.trainable_variables
-        tail.optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+        variables = trainable_layers.trainable_variables
+        trainable_layers.optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
         return value, _share_right(labels, probabilities)
 
     @tf.function(input_signature=batch)
     def test_step(features, labels):
-        probabilities = tail(features, training=False)
+        probabilities = trainable_layers(features, training=False)
         return loss(labels, probabilities), _share_right(labels, probabilities)
 
     return train_step, test_step
@@ -179,37 +185,37 @@ def _share_right(labels, probabilities):
 
 
 def _epoch(
-    tail: keras.Model, train_step: Callable, examples: TrainingSet, recipe: TrainingConfig, epoch: int
+    trainable_layers: keras.Model, train_step: Callable, training_set: TrainingSet, config: TrainingConfig, epoch: int
 ) -> tuple[float, float]:
-    generator = np.random.default_rng([recipe.seed, epoch])
-    count, views = examples.train_rows.shape
+    generator = np.random.default_rng([config.seed, epoch])
+    count, views = training_set.train_rows.shape
     order = generator.permutation(count)
-    rows = examples.train_rows[order, generator.integers(views, size=count)]
-    labels = examples.train_labels[order]
-    weights = _class_weights(examples.train_labels)[labels]
-    dropout = tail.get_layer("head_dropout")
+    rows = training_set.train_rows[order, generator.integers(views, size=count)]
+    labels = training_set.train_labels[order]
+    weights = _class_weights(training_set.train_labels)[labels]
+    dropout = trainable_layers.get_layer("head_dropout")
     if dropout.rate > 0:  # a layer that drops nothing has no generator
-        dropout.seed_generator.state.assign(np.array([recipe.seed, epoch], dropout.seed_generator.state.dtype))
+        dropout.seed_generator.state.assign(np.array([config.seed, epoch], dropout.seed_generator.state.dtype))
     sums = np.zeros(2)
-    for part in tqdm(_batches(count, recipe), desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
-        features = examples.features[rows[part]].astype(np.float32)
+    for part in tqdm(_batches(count, config), desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
+        features = training_set.features[rows[part]].astype(np.float32)
         sums += np.array(train_step(features, _one_hot(labels[part]), weights[part])) * len(labels[part])
     return tuple(sums / count)
 
 
-def _validate(test_step: Callable, examples: TrainingSet, recipe: TrainingConfig) -> tuple[float, float]:
-    count = len(examples.val_rows)
+def _validate(test_step: Callable, training_set: TrainingSet, config: TrainingConfig) -> tuple[float, float]:
+    count = len(training_set.val_rows)
     sums = np.zeros(2)
-    for part in _batches(count, recipe):
-        features = examples.features[examples.val_rows[part]].astype(np.float32)
-        labels = examples.val_labels[part]
+    for part in _batches(count, config):
+        features = training_set.features[training_set.val_rows[part]].astype(np.float32)
+        labels = training_set.val_labels[part]
         sums += np.array(test_step(features, _one_hot(labels))) * len(labels)
     return tuple(sums / count)
 
 
-def _batches(count: int, recipe: TrainingConfig) -> list[slice]:
+def _batches(count: int, config: TrainingConfig) -> list[slice]:
     """Batches of nearly equal size: batch normalisation would learn nonsense from a last batch of one image."""
-    edges = np.linspace(0, count, math.ceil(count / recipe.batch_size) + 1).round().astype(int)
+    edges = np.linspace(0, count, math.ceil(count / config.batch_size) + 1).round().astype(int)
     return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
 
@@ -225,11 +231,11 @@ def _class_weights(labels: np.ndarray) -> np.ndarray:
 class _State:
     """What a run needs to continue: weights, optimizer, best weights so far, history; one file, replaced whole."""
 
-    def __init__(self, tail: keras.Model, checkpoint: Path, key: str):
-        self.tail, self.checkpoint, self.key = tail, checkpoint, key
+    def __init__(self, trainable_layers: keras.Model, checkpoint: Path, key: str):
+        self.trainable_layers, self.checkpoint, self.key = trainable_layers, checkpoint, key
         self.history: list[dict] = []
         self.best_loss, self.waited, self.stopped = math.inf, 0, False
-        self.best = [np.array(value) for value in tail.get_weights()]
+        self.best = [np.array(value) for value in trainable_layers.get_weights()]
         self._phase, self._optimizer = "", []
         if checkpoint.is_file():
             self._read()
@@ -251,18 +257,18 @@ class _State:
         self.waited += 1
         if row["val_loss"] < self.best_loss:
             self.best_loss, self.waited = row["val_loss"], 0
-            self.best = [np.array(value) for value in self.tail.get_weights()]
-        # The head phase only prepares: patience ends the phase that adapts the tail
+            self.best = [np.array(value) for value in self.trainable_layers.get_weights()]
+        # The head phase only prepares: patience ends the phase that adapts the trainable_layers
         self.stopped = row["phase"] == "tail" and self.waited >= patience
         self._write()
 
     def use_best_weights(self) -> None:
-        self.tail.set_weights(self.best)
+        self.trainable_layers.set_weights(self.best)
 
     def _write(self) -> None:
-        arrays = {f"weight/{i}": value for i, value in enumerate(self.tail.get_weights())}
+        arrays = {f"weight/{i}": value for i, value in enumerate(self.trainable_layers.get_weights())}
         arrays |= {f"best/{i}": value for i, value in enumerate(self.best)}
-        arrays |= {f"optimizer/{i}": np.array(v) for i, v in enumerate(self.tail.optimizer.variables)}
+        arrays |= {f"optimizer/{i}": np.array(v) for i, v in enumerate(self.trainable_layers.optimizer.variables)}
         scalars = {"best_loss": self.best_loss, "waited": self.waited, "stopped": self.stopped}
         partial = self.checkpoint.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -279,7 +285,7 @@ class _State:
                     saved[f"{prefix}/{i}"] for i in range(sum(name.startswith(f"{prefix}/") for name in saved.files))
                 ]
 
-            self.tail.set_weights(read("weight"))
+            self.trainable_layers.set_weights(read("weight"))
             self.best = read("best")
             self._optimizer = read("optimizer")
             self._phase = str(saved["phase"])

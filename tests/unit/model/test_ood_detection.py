@@ -3,7 +3,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from busi.model.ood_detection import Novelty, fit
+from busi.model.ood_detection import OodDetector, fit
 
 
 @pytest.fixture
@@ -17,16 +17,16 @@ def described():
 def test_the_threshold_accepts_the_share_of_the_validation_images_that_was_asked_for(described):
     training, validation = described(300), described(200)
     for share in (0.5, 0.9, 0.99, 1.0):
-        novelty = fit(training, validation, share)
-        accepted = (novelty.distance(validation) <= novelty.threshold).mean()
+        detector = fit(training, validation, share)
+        accepted = (detector.distance(validation) <= detector.threshold).mean()
         assert share <= accepted <= share + 1 / 200
 
 
 def test_images_of_the_same_kind_are_accepted_and_others_are_not(described):
-    novelty = fit(described(300), described(200), 0.99)
-    assert (novelty.distance(described(400)) <= novelty.threshold).mean() > 0.95
+    detector = fit(described(300), described(200), 0.99)
+    assert (detector.distance(described(400)) <= detector.threshold).mean() > 0.95
     shuffled = np.random.default_rng(0).permuted(described(400), axis=1)
-    assert (novelty.distance(shuffled) > novelty.threshold).all()
+    assert (detector.distance(shuffled) > detector.threshold).all()
 
 
 def test_a_change_of_units_changes_no_distance(described):
@@ -39,8 +39,8 @@ def test_a_change_of_units_changes_no_distance(described):
 def test_fewer_images_than_numbers_and_dead_numbers_are_no_obstacle(described):
     training, validation = described(5), described(3)
     training[:, 2] = validation[:, 2] = 7
-    novelty = fit(training, validation, 1.0)
-    assert np.isfinite(novelty.distance(validation)).all() and np.isfinite(novelty.threshold)
+    detector = fit(training, validation, 1.0)
+    assert np.isfinite(detector.distance(validation)).all() and np.isfinite(detector.threshold)
 
 
 @pytest.mark.parametrize(("images", "validated"), [(1, 3), (5, 0)])
@@ -50,16 +50,16 @@ def test_too_few_images_are_refused(images, validated, described):
 
 
 def test_it_comes_back_from_its_file_the_same_and_the_file_has_no_time_in_it(described, tmp_path):
-    novelty = fit(described(30), described(20), 0.9)
-    novelty.save(tmp_path / "one.npz")
-    novelty.save(tmp_path / "two.npz")
+    detector = fit(described(30), described(20), 0.9)
+    detector.save(tmp_path / "one.npz")
+    detector.save(tmp_path / "two.npz")
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     with zipfile.ZipFile(tmp_path / "one.npz") as archive:  # later versions and dates are in headers of other bytes
         assert {(one.extract_version, one.date_time) for one in archive.infolist()} == {(20, (1980, 1, 1, 0, 0, 0))}
-    loaded = Novelty.load(tmp_path / "one.npz")
+    loaded = OodDetector.load(tmp_path / "one.npz")
     probes = described(9)
-    np.testing.assert_array_equal(loaded.distance(probes), novelty.distance(probes))
-    assert loaded.threshold == novelty.threshold
+    np.testing.assert_array_equal(loaded.distance(probes), detector.distance(probes))
+    assert loaded.threshold == detector.threshold
 
 
 def test_a_file_of_something_else_is_refused_and_nothing_in_it_is_run(tmp_path):
@@ -68,4 +68,4 @@ def test_a_file_of_something_else_is_refused_and_nothing_in_it_is_run(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     for name in ("other.npz", "pickled.npz", "text.npz"):
         with pytest.raises(ValueError, match=name.split(".")[0]):
-            Novelty.load(tmp_path / name)
+            OodDetector.load(tmp_path / name)

@@ -7,9 +7,15 @@ import pytest
 
 from busi.backend import keras
 from busi.data.layout import CLASSES
-from busi.model import network
+from busi.model import backbone
+from busi.model.network import build_model
 from busi.pretraining.network import build_pretrainer, compile_pretrainer, export_backbone, train_step
 from busi.pretraining.phantom_stream import STRIDE, TASKS, VIEWS, batch, example, stream
+
+
+@pytest.fixture(autouse=True)
+def small_backbone(monkeypatch):
+    monkeypatch.setattr(backbone, "BLOCKS", (1, 1, 1, 1))
 
 
 def test_an_example_depends_on_seed_and_number_only():
@@ -55,7 +61,7 @@ def test_a_stream_goes_on_where_another_was_left():
 @pytest.mark.filterwarnings("error::UserWarning")  # Keras only warns of what it does not load
 def test_every_task_is_learnt_from_a_step_and_a_checkpoint_has_all_of_it(tmp_path):
     keras.utils.set_random_seed(2)
-    model, backbone = build_pretrainer()
+    model, inside = build_pretrainer()
     compile_pretrainer(model, 1e-3)
     model.run_eagerly = True  # tracing takes longer than one step does
     found = batch(seed=3, first=0, count=6, size=32)
@@ -64,7 +70,7 @@ def test_every_task_is_learnt_from_a_step_and_a_checkpoint_has_all_of_it(tmp_pat
     assert np.isfinite(result["loss"])
     changed = [not np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True)]
     assert all(changed)
-    assert backbone.get_layer("conv1_conv").trainable
+    assert inside.get_layer("conv1_conv").trainable
 
     model.save_weights(tmp_path / "kept.weights.h5")
     other, _ = build_pretrainer()
@@ -80,12 +86,13 @@ def test_every_task_is_learnt_from_a_step_and_a_checkpoint_has_all_of_it(tmp_pat
 
 def test_the_exported_backbone_loads_into_the_model_at_half_precision(tmp_path):
     keras.utils.set_random_seed(2)
-    backbone = keras.applications.DenseNet121(include_top=False, weights=None)
-    export_backbone(backbone, tmp_path / "made.weights.h5")
-    assert (tmp_path / "made.weights.h5").stat().st_size < 16e6
+    made = backbone.build_backbone()
+    export_backbone(made, tmp_path / "made.weights.h5")
+    values = 2 * made.count_params()
+    assert values < (tmp_path / "made.weights.h5").stat().st_size < 2 * values
     assert [file.name for file in tmp_path.iterdir()] == ["made.weights.h5"]
-    loaded = network.build_model(32, 0.0, tmp_path / "made.weights.h5")
-    for layer in backbone.layers:
+    loaded = build_model(32, 0.0, tmp_path / "made.weights.h5")
+    for layer in made.layers:
         for value, expected in (
             zip(loaded.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True) if (layer.weights) else ()
         ):
