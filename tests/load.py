@@ -377,18 +377,19 @@ def _take_part(kind: str, act: Callable, folder: str, seed: str, ended, barrier,
 
 def register_often(seed: str) -> Iterator[tuple[str, list]]:
     """Another training each time: a run and a version of its own. What is made: (number, run) of each."""
+    from pipeline import paths
     from pipeline.params import read_params
     from pipeline.stages import register
 
-    metrics, run, params = json.loads(register.METRICS.read_text()), json.loads(register.RUN.read_text()), read_params()
+    metrics, run, params = json.loads(paths.METRICS.read_text()), json.loads(paths.RUN.read_text()), read_params()
     place = Path("mlruns", f"training {seed}")
     place.mkdir()
-    register.METRICS, register.RUN = place / "metrics.json", place / "run.json"
+    paths.METRICS, paths.RUN = place / "metrics.json", place / "run.json"
     number = 0
     while True:
         key = hashlib.sha256(f"{seed} {number}".encode()).hexdigest()
-        register.METRICS.write_text(json.dumps({**metrics, "mark": key}))
-        register.RUN.write_text(json.dumps({**run, "key": key}))
+        paths.METRICS.write_text(json.dumps({**metrics, "mark": key}))
+        paths.RUN.write_text(json.dumps({**run, "key": key}))
         receipt = register.ensure_registered(params)
         number += 1
         yield "a version", [(receipt["version"], receipt["run_id"])]
@@ -396,7 +397,7 @@ def register_often(seed: str) -> Iterator[tuple[str, list]]:
 
 def read_often(seed: str) -> Iterator[tuple[str, list]]:
     """What a user looks at; nothing that was there may be gone, and what serves must be served."""
-    from pipeline.registry import audit_log, verify
+    from pipeline.registry import audit_log, checks, verify
     from pipeline.tracking import versions
 
     rng, numbers, entries = random.Random(seed), set(), 0
@@ -415,7 +416,7 @@ def read_often(seed: str) -> Iterator[tuple[str, list]]:
                 entries = len(found)
                 yield "the audit log", []
             case 2:
-                if wrong := [check for check in verify.verify(NAME) if check["passed"] is False]:
+                if wrong := checks.failures(verify.verify(NAME)):
                     raise Failure(f"verify: {wrong}")
                 yield "verify", []
             case 3:
@@ -439,7 +440,7 @@ def promote_often(seed: str) -> Iterator[tuple[str, list]]:
             yield "a rollback", [entry["id"]]
         else:
             # One whose registration is still going on is refused, as it should be
-            whole = [version for version in versions.list_versions(NAME) if checks.finished(version)["passed"]]
+            whole = [version for version in versions.list_versions(NAME) if checks.finished(version).passed]
             others = {str(version.version) for version in whole} - {present}
             number = int(rng.choice(sorted(others)))
             entry = moves.promote(NAME, number, params, False, "load", lambda *_: None)

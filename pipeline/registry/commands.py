@@ -25,7 +25,8 @@ from pipeline.tracking.versions import ModelVersion
 MARKS = {True: "passed", False: "FAILED", None: "off"}
 CARDS = Path("artifacts")
 TAGS = (
-    "verdict", "failed_rules", "accuracy", "smoke", "temperature", "run_id", "model_sha256", "files_sha256",
+    "verdict", "failed_rules", "accuracy", "smoke", "temperature", "run_id", "model_sha256", "bundle_sha256",
+    "files_sha256",
 )  # fmt: skip
 COMPARED = ("verdict", "accuracy", "data_set", "data_md5", "split_md5", "params_md5", "weights", "commit")
 

@@ -2,22 +2,26 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from busi.serving import ImageClassifier
 from pipeline.registry import verify
 from pipeline.tracking import connection, logged_model
 
 
 @dataclass(frozen=True)
 class Production:
-    """One loaded version. `metrics`, `gate` and `predictions` are those of its evaluation, as docs/outputs.md has them;
-    `card` is its model card, Markdown."""
+    """One loaded version.
+
+    `classifier` is its `ImageClassifier`, by the code that was registered with it (`busi.serving` has its contract).
+    `metrics`, `gate` and `predictions` are those of its evaluation, as docs/outputs.md has them; `card` is its model
+    card, Markdown.
+    """
 
     name: str
     version: str
-    classifier: ImageClassifier
+    classifier: Any
     card: str
     gate: dict
     metrics: dict

@@ -24,7 +24,7 @@ from pipeline.registry.names import registered_name
 from pipeline.runtime.atomic_io import sha256, write_json, write_text
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import STAGES, seconds_of, stage
-from pipeline.tracking import logged_model, runs, versions
+from pipeline.tracking import bundle, logged_model, runs, versions
 from pipeline.tracking.versions import ModelVersion
 
 LOGGED = (paths.FIGURES, paths.PREDICTIONS, paths.REPORT, paths.SMOKE)  # to the run, under evaluate/
@@ -56,7 +56,8 @@ def ensure_registered(params: Params) -> dict:
     name = registered_name(dataset)
     decision, metrics = _read(paths.GATE), _read(paths.METRICS)
     model_sha256 = sha256(_existing(paths.MODEL))
-    key = _registration_key(name, _read(paths.RUN)["key"], model_sha256, metrics, decision)
+    code = bundle.collect()
+    key = _registration_key(name, _read(paths.RUN)["key"], model_sha256, code.digest, metrics, decision)
 
     run = _complete_run(params, metrics, dataset)
     version = versions.find_version(run, name, key)
@@ -78,13 +79,18 @@ def ensure_registered(params: Params) -> dict:
             "smoke.json": _existing(paths.SMOKE / "smoke.json").read_text(encoding="utf-8"),
             **({lineage.UNCOMMITTED: patch} if patch else {}),
         }
-        temperature = str(_read(paths.RUN)["temperature"])
+        own = {
+            "model_sha256": model_sha256,
+            "bundle_sha256": code.digest,
+            "temperature": str(_read(paths.RUN)["temperature"]),
+            "run_id": run.id,
+        }
         version = versions.register_version(
             run,
             name=name,
             key=key,
-            parts=logged_model.Parts(paths.MODEL, _existing(paths.OOD_DETECTOR), evidence),
-            tags={**tags, "model_sha256": model_sha256, "temperature": temperature, "run_id": run.id},
+            parts=logged_model.Parts(paths.MODEL, _existing(paths.OOD_DETECTOR), code, evidence),
+            tags={**tags, **own},
             description=card.describe(model_card, versions.DESCRIPTION_LIMIT, REST_OF_CARD),
         )
     _smoke_test(version)
@@ -133,6 +139,7 @@ def _card(
         decision=decision,
         metrics=metrics,
         confidence=params.evaluate.confidence,
+        slice_images=params.register_.gate_slice_images,
         data=dataset,
         validation=_read(paths.VALIDATION_REPORT),
         split=_read(paths.SPLIT_REPORT),
@@ -149,8 +156,9 @@ def _verdict_tags(decision: Mapping, metrics: Mapping) -> dict[str, str]:
     return {"verdict": decision["verdict"], "failed_rules": failed, "accuracy": interval}
 
 
-def _registration_key(name: str, run_key: str, model_sha256: str, metrics: Mapping, decision: Mapping) -> str:
-    parts = [name, run_key, model_sha256, json.dumps(metrics, sort_keys=True), json.dumps(decision, sort_keys=True)]
+def _registration_key(name: str, *parts: str | Mapping) -> str:
+    """What makes two registrations the same one, 64 hex digits."""
+    parts = [name, *(part if isinstance(part, str) else json.dumps(part, sort_keys=True) for part in parts)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

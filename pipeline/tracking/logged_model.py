@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from PIL import Image
 
 from busi import DISCLAIMER
 from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
-from pipeline.paths import ROOT, STORE
+from pipeline.paths import STORE
 from pipeline.runtime.atomic_io import sha256
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.locks import scratch
+from pipeline.tracking import bundle
+from pipeline.tracking.bundle import Bundle
 from pipeline.tracking.connection import client, experiment_id, store_errors
 from pipeline.tracking.runs import Run
 
@@ -39,11 +42,12 @@ SERVING_PACKAGES = ("keras", "mlflow", "numpy", "pandas", "pillow", "pyyaml", "t
 
 @dataclass(frozen=True)
 class Parts:
-    """What a logged model is made of: the Keras file and the detector of unknown inputs, copied byte for byte, and
-    the evidence, file name to text."""
+    """What a logged model is made of: the Keras file and the detector of unknown inputs, copied byte for byte, the
+    code that serves them, and the evidence, file name to text."""
 
     keras_file: Path
     ood_detector: Path
+    bundle: Bundle
     evidence: Mapping[str, str]
 
 
@@ -57,7 +61,9 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
     Raises:
         StageError: they are gone, or the store refuses.
     """
-    with scratch(STORE, "reading") as folder:
+    with scratch(STORE, "reading") as made:
+        folder = made / "files"  # a folder without the lock file of `scratch`, which belongs to no version
+        folder.mkdir()
         with store_errors():
             client()
             try:
@@ -73,8 +79,12 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
 
 
 def load_classifier(files: Path):
-    """The `ImageClassifier` in a copy of a version's files, as `files_of` makes it, by the code in those files."""
-    with store_errors():
+    """The `ImageClassifier` in a copy of a version's files, as `files_of` makes it, run by the code in those files.
+
+    The files may go once it is loaded. Versions from before the code had a name of its own run the `busi` that this
+    process has imported.
+    """
+    with store_errors(), _importing(files):
         return mlflow.pyfunc.load_model(str(files)).get_raw_model()
 
 
@@ -82,7 +92,7 @@ def scoring_app(files: Path):
     """MLflow's scoring server, an ASGI application, on a copy of a version's files as `files_of` makes it."""
     from mlflow.pyfunc import scoring_server
 
-    with store_errors():
+    with store_errors(), _importing(files):
         return scoring_server.init(mlflow.pyfunc.load_model(str(files)))
 
 
@@ -129,6 +139,19 @@ def is_complete(store: mlflow.MlflowClient, model: LoggedModel) -> bool:
     return any(file.path == "MLmodel" for file in store.list_logged_model_artifacts(model.model_id))
 
 
+@contextlib.contextmanager
+def _importing(files: Path) -> Iterator[None]:
+    """Import all the code of a version in the block that loads it, and leave `sys.path` as it was."""
+    code = str(files / "code")
+    try:
+        yield
+        bundle.import_all(files / "code")
+    finally:
+        # MLflow puts it there for good; the folder is a copy that goes
+        if code in sys.path:
+            sys.path.remove(code)
+
+
 # Writing
 
 
@@ -156,7 +179,7 @@ def write_model(folder: Path, parts: Parts, model_id: str | None, run_id: str | 
     """Write one MLflow model with two flavours: `keras` for the network, `python_function` for image files.
 
     Both read the same file, a byte-for-byte copy of the Keras file; nothing is loaded, so this costs no TensorFlow.
-    The source of `busi` travels with the model, so that it loads without this repository.
+    The code that serves travels with the model, so that it loads without this repository.
     """
     model = Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id)
     model.add_flavor(
@@ -171,11 +194,10 @@ def write_model(folder: Path, parts: Parts, model_id: str | None, run_id: str | 
     shutil.copyfile(parts.keras_file, data / MODEL_FILE)
     shutil.copyfile(parts.ood_detector, data / NOVELTY_FILE)
     (data / "keras_module.txt").write_text("keras")
-    source = folder.with_name("code") / "busi"
-    shutil.copytree(ROOT / "src" / "busi", source, ignore=shutil.ignore_patterns("__pycache__"))
+    source = parts.bundle.write(folder.with_name("code"))
     mlflow.pyfunc.save_model(
         folder,
-        loader_module="busi.serving",
+        loader_module=parts.bundle.loader_module,
         data_path=str(data),
         code_paths=[str(source)],
         mlflow_model=model,

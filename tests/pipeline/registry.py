@@ -1,12 +1,10 @@
 """What the stages before `register` leave, small and made here: a folder to register, promote and verify in.
 
-The model is a real one of three weights, so that the real trial by a fresh process can be run on it. It takes seconds,
-so `folder` puts a trial that always passes in its place; `REAL_SMOKE` is the real one.
+The model is a real one of a few weights, so that the real smoke test by a fresh process can be run on it. It takes
+seconds, so `folder` puts one that always passes in its place; `REAL_SMOKE_TEST` is the real one.
 """
 
 import contextlib
-import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -18,12 +16,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
 from busi.data.layout import CLASSES
+from busi.evaluation import gate
+from busi.evaluation.records import CheckResult
+from pipeline import paths
 from pipeline.params import read_params
 from pipeline.paths import ROOT
 from pipeline.registry import checks, moves, names
@@ -31,11 +29,12 @@ from pipeline.runtime.processes import end_tree
 from pipeline.serving import ui
 from pipeline.stages import register
 from pipeline.tracking import connection
+from tests.pipeline import tiny_model
 
 KEY = "3f" * 32
 NAME = names.SYNTHETIC_NAME
 EPOCHS = 4
-REAL_SMOKE = checks.smoke_test
+REAL_SMOKE_TEST = checks.smoke_test
 
 
 def metric(value, n=90):
@@ -64,8 +63,18 @@ def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
+def write_evaluation(metrics, **thresholds):
+    """What evaluate and report leave of an evaluation: its metrics and the gate's decision; thresholds may differ."""
+    register_section = read_params().register_
+    decision = gate.decide(
+        metrics, {**register_section.gate.model_dump(), **thresholds}, register_section.gate_slice_images
+    )
+    write("reports/metrics.json", metrics)
+    write("reports/gate.json", decision.as_json())
+
+
 def passing(version, files):
-    return {"name": "smoke", "value": 0.0, "threshold": 0.001, "passed": True, "sentence": "Taken for granted here."}
+    return CheckResult("smoke", 0.0, 0.001, True, "Taken for granted here.")
 
 
 def process_pool(count, monkeypatch):
@@ -80,8 +89,8 @@ def register_another(folder, mark):
     """Register the model in `folder` with other metrics, by which it is another version; in a process of its own."""
     os.chdir(folder)
     checks.smoke_test = passing
-    register.METRICS = Path(f"metrics-{mark}.json")
-    write(register.METRICS, {**make_metrics(), "mark": mark})
+    paths.METRICS = Path(f"metrics-{mark}.json")
+    write(paths.METRICS, {**make_metrics(), "mark": mark})
     register.write_json = lambda *_: None  # the receipt is one file for all
     return int(register.ensure_registered(read_params())["version"])
 
@@ -128,47 +137,7 @@ def mlflow_server(folder, backend, port=None):
 @pytest.fixture(scope="session")
 def keras_file(tmp_path_factory):
     """A model, and beside it what it says of 24 images, in the files of stage `evaluate`."""
-    import keras
-
-    from busi.model.inference import compile_description
-    from busi.model.ood_detection import fit
-    from busi.serving import ImageClassifier
-
-    folder = tmp_path_factory.mktemp("keras")
-    keras.utils.set_random_seed(1)
-    pixels = keras.Input((32, 32, 3))
-    # The layers that serving looks at, by DenseNet121's names
-    found = keras.layers.Rescaling(1 / 255, name="conv1_relu")(pixels)
-    found = keras.layers.AveragePooling2D(2, name="pool2_pool")(found)
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(found))
-    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", name="head")(pooled))
-    model.save(folder / "model.keras")
-
-    rng = np.random.default_rng(3)
-    files, noise = [], rng.integers(0, 256, (24, 32, 32), dtype=np.uint8)
-    for pixels in noise:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        files.append(file.getvalue())
-    described = compile_description(model)(np.repeat(noise[..., None], 3, axis=3))
-    novelty = fit(described, described, accepted=1)  # noise is what this model knows
-    novelty.save(folder / "novelty.npz")
-    said = ImageClassifier(model, novelty, "1").predict(files)
-    assert said["accepted"].all()
-    table = pd.DataFrame({"path": [f"{CLASSES[i // 8]}/{CLASSES[i // 8]} ({i}).png" for i in range(24)]})
-    table["label"] = [CLASSES[i // 8] for i in range(24)]
-    table["duplicate_group"] = [f"g{i:04d}" for i in range(24)]
-    table["predicted"] = said["label"].to_numpy()
-    table = table.join(pd.DataFrame(list(said["probabilities"])))
-    table.to_csv(folder / "predictions.csv", index=False)
-    (folder / "smoke").mkdir()
-    expected = []
-    for row, file in list(zip(table.to_dict(orient="records"), files, strict=True))[::3]:
-        digest = hashlib.sha256(file).hexdigest()
-        (folder / "smoke" / f"{digest}.image").write_bytes(file)
-        expected.append({"path": row["path"], "sha256": digest} | {label: row[label] for label in CLASSES})
-    write(folder / "smoke" / "smoke.json", expected)
-    return folder / "model.keras"
+    return tiny_model.unpack(tmp_path_factory.mktemp("keras"))
 
 
 @pytest.fixture(scope="session")
@@ -205,14 +174,14 @@ def with_two_versions(tmp_path_factory, with_production):
     """The same with a second version that passed, not promoted."""
     folder = shutil.copytree(with_production, tmp_path_factory.mktemp("two") / "repository")
     with working_in(folder):
-        write("reports/metrics.json", make_metrics(accuracy=0.91))
+        write_evaluation(make_metrics(accuracy=0.91))
         register.main()
     return folder
 
 
 @contextlib.contextmanager
 def working_in(folder):
-    """Work in `folder`, on its embedded store, outside any git repository, with the trial of a model left out."""
+    """Work in `folder`, on its embedded store, outside any git repository, with the smoke test of a model left out."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -242,9 +211,9 @@ def lay_out(folder, keras_file):
         shutil.copy(keras_file.with_name("predictions.csv"), "artifacts/evaluate/predictions.csv")
         shutil.copy(keras_file.with_name("novelty.npz"), "artifacts/evaluate/novelty.npz")
         shutil.copytree(keras_file.with_name("smoke"), "artifacts/evaluate/smoke")
-        write("artifacts/evaluate/report.html", "<p>report")
-        write("artifacts/evaluate/figures/roc.png", "figure")
-        write("reports/metrics.json", make_metrics())
+        write("artifacts/report/report.html", "<p>report")
+        write("artifacts/report/figures/roc.png", "figure")
+        write_evaluation(make_metrics())
         write("reports/validation.json", {})
         write("reports/split.json", {})
     return folder
@@ -252,15 +221,15 @@ def lay_out(folder, keras_file):
 
 @pytest.fixture
 def outputs(tmp_path, monkeypatch, keras_file):
-    """A folder with what the stages before `register` declare, without a store and with the real trial."""
+    """A folder with what the stages before `register` declare, without a store and with the real smoke test."""
     with working_in(lay_out(tmp_path / "röpository one", keras_file)) as folder:
-        monkeypatch.setattr(checks, "smoke_test", REAL_SMOKE)
+        monkeypatch.setattr(checks, "smoke_test", REAL_SMOKE_TEST)
         yield folder
 
 
 @pytest.fixture(name="folder")
 def folder_with_store(outputs, empty_store, monkeypatch):
-    """The same with an empty store, and without the seconds that a real trial takes."""
+    """The same with an empty store, and without the seconds that a real smoke test takes."""
     shutil.copytree(empty_store, "mlruns")
     monkeypatch.setattr(checks, "smoke_test", passing)
     return outputs

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from pipeline.registry import production, promotion
+from pipeline.registry import audit_log, checks, production, verify
 from pipeline.runtime.errors import StageError
-from pipeline.tracking import store as tracking
+from pipeline.tracking import connection, versions
 from tests import load
 from tests.pipeline.registry import NAME, promote, working_in
 
@@ -62,31 +62,31 @@ def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, 
 
 @pytest.mark.parametrize("embedded", [True, False])
 def test_a_reader_waits_for_a_promotion_that_is_under_way_and_not_for_a_killed_one(two, monkeypatch, embedded):
-    tracking.connect()
+    connection.connect()
     if not embedded:  # as with a server, whose clients hold no lock here: there is only the note to go by
-        monkeypatch.setattr(tracking, "is_locked", lambda: True)
-    note = {"id": "x", "action": "promote", "to": "2", "who": "a@b", "when": promotion._now().isoformat()}
+        monkeypatch.setattr(connection, "is_locked", lambda: True)
+    note = {"id": "x", "action": "promote", "to": "2", "who": "a@b", "when": audit_log._now().isoformat()}
     begun = threading.Event()
 
     def promote_slowly():
-        with tracking.locked() if embedded else contextlib.nullcontext():
-            tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
+        with connection.locked() if embedded else contextlib.nullcontext():
+            versions.set_model_tag(NAME, "promoting.x", json.dumps(note))
             begun.set()
             time.sleep(1)
-            tracking.delete_model_tag(NAME, "promoting.x")
+            versions.delete_model_tag(NAME, "promoting.x")
 
     thread = threading.Thread(target=promote_slowly)
     thread.start()
     begun.wait()
-    with promotion.production_files(NAME) as (version, _):
+    with verify.production_files(NAME) as (version, _):
         assert str(version.version) == "1"
     thread.join()
     if embedded:
-        assert not tracking.is_locked()
+        assert not connection.is_locked()
     else:
-        monkeypatch.setattr(promotion, "PATIENCE", 0)  # its age alone says that it was killed
-    tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
-    with pytest.raises(StageError, match="a@b began to promote version 2"), promotion.production_files(NAME):
+        monkeypatch.setattr(audit_log, "PATIENCE", 0)  # its age alone says that it was killed
+    versions.set_model_tag(NAME, "promoting.x", json.dumps(note))
+    with pytest.raises(StageError, match="a@b began to promote version 2"), verify.production_files(NAME):
         pass
 
 
@@ -95,4 +95,4 @@ def test_of_a_crowd_in_one_store_nothing_is_lost(two):
     assert [error for found in said.values() for error in found["errors"]] == []
     assert all(found["seconds"] for found in said.values())
     assert load.held(two, said) == []
-    assert [check for check in promotion.verify(NAME, every=True) if check["passed"] is False] == []
+    assert checks.failures(verify.verify(NAME, every=True)) == []

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import keras
 import mlflow
 import numpy as np
 import pandas as pd
@@ -18,16 +17,16 @@ import yaml
 from typer.testing import CliRunner
 
 from busi import DISCLAIMER
+from pipeline import cli
 from pipeline.params import read_params
 from pipeline.paths import ROOT
-from pipeline.registry import commands as promote
-from pipeline.registry import promotion
+from pipeline.registry import audit_log, checks, moves, names, verify
 from pipeline.runtime.errors import StageError
 from pipeline.stages import register
-from pipeline.tracking import store as tracking
+from pipeline.tracking import connection, logged_model, versions
 from tests.pipeline.registry import (
     NAME,
-    REAL_SMOKE,
+    REAL_SMOKE_TEST,
     free_port,
     lay_out,
     make_metrics,
@@ -36,6 +35,7 @@ from tests.pipeline.registry import (
     process_pool,
     working_in,
     write,
+    write_evaluation,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries'
 
 def add_version(accuracy=0.9, predictions=None):
     """Register another version, told from the others by its metrics."""
-    write("reports/metrics.json", make_metrics(accuracy=accuracy))
+    write_evaluation(make_metrics(accuracy=accuracy))
     if predictions is not None:
         predictions.to_csv("artifacts/evaluate/predictions.csv", index=False)
     register.main()
@@ -57,24 +57,24 @@ def set_param(name, value):
 
 
 def promote_version(number=None, force=False, reason="", agree=lambda *_: None):
-    return promotion.promote(NAME, number, read_params(), force, reason, agree)
+    return moves.promote(NAME, number, read_params(), force, reason, agree)
 
 
 def production():
     """Alias, versions in stage Production, and the top of the audit log."""
-    stages = tracking.stages(NAME)
-    stack = promotion.production_stack(promotion.audit_log(NAME).values())
+    stages = versions.stages(NAME)
+    stack = audit_log.production_stack(audit_log.entries(NAME).values())
     in_stage = [number for number, stage in stages.items() if stage == "Production"]
-    return tracking.production_version(NAME), in_stage, stack[-1] if stack else None
+    return versions.production_version(NAME), in_stage, stack[-1] if stack else None
 
 
 def wrong(every=False):
-    return {check["name"]: check["sentence"] for check in promotion.verify(NAME, every) if check["passed"] is False}
+    return {check.name: check.sentence for check in checks.failures(verify.verify(NAME, every))}
 
 
 def files(number):
-    version = promotion.choose(NAME, int(number))
-    model = tracking.connect().get_logged_model(version.source.removeprefix("models:/"))
+    version = names.choose(NAME, int(number))
+    model = connection.connect().get_logged_model(version.source.removeprefix("models:/"))
     return Path(model.artifact_location)
 
 
@@ -100,12 +100,12 @@ def test_the_newest_that_passed_is_promoted_and_the_one_before_archived(three):
     entry = promote_version(reason="better", agree=lambda *found: asked.append(found))
     assert (entry["from"], entry["to"], entry["reason"], entry["verdict"]) == ("1", "3", "better", "passed")
     assert production() == ("3", ["3"], "3")
-    assert tracking.stages(NAME) == {"1": "Archived", "3": "Production"}
-    [(version, before, checks)] = asked
+    assert versions.stages(NAME) == {"1": "Archived", "3": "Production"}
+    [(version, before, found)] = asked
     assert (str(version.version), str(before.version)) == ("3", "1")
-    names = ["verdict", "finished", "kind", "unaltered", "smoke", "not_worse_than_production"]
-    assert [check["name"] for check in checks] == names
-    assert all(check["passed"] for check in checks)
+    expected = ["verdict", "finished", "kind", "unaltered", "smoke", "not_worse_than_production"]
+    assert [check.name for check in found] == expected
+    assert all(check.passed for check in found)
     assert wrong(every=True) == {}
 
 
@@ -113,7 +113,7 @@ def test_a_version_that_is_production_already_is_left_alone(three):
     promote_version(3)
     with pytest.raises(StageError, match="in Production already"):
         promote_version()
-    assert len(promotion.audit_log(NAME)) == 1
+    assert len(audit_log.entries(NAME)) == 1
 
 
 def test_nothing_moves_without_agreement(three):
@@ -133,14 +133,14 @@ def test_a_failed_version_is_refused_by_its_rules_and_forced_on_record(three):
     assert production() == (None, [], None)
     promote_version(2, force=True, reason="to show a | pipe")
     assert production() == ("2", ["2"], "2")
-    [entry] = promotion.audit_log(NAME).values()
+    [entry] = audit_log.entries(NAME).values()
     assert entry["overridden"] == ["verdict"]
-    tags = promotion.choose(NAME, 2).tags
+    tags = names.choose(NAME, 2).tags
     assert tags["override.0001"].startswith("to show a | pipe (verdict overridden by ")
     assert wrong() == {}
     promote_version(3)
-    assert promotion.choose(NAME, 2).tags["override.0001"] == tags["override.0001"]
-    description = tracking.connect().get_registered_model(NAME).description
+    assert names.choose(NAME, 2).tags["override.0001"] == tags["override.0001"]
+    description = connection.connect().get_registered_model(NAME).description
     assert DISCLAIMER in description
     assert "to show a \\| pipe" in description
     assert "In Production: version 3." in description
@@ -159,15 +159,15 @@ def test_rollback_goes_back_one_each_time(three):
     for number in (1, 3, 4):
         promote_version(number)
     agree = lambda *_: None  # noqa: E731
-    assert promotion.rollback(NAME, "worse in use", agree)["to"] == "3"
+    assert moves.rollback(NAME, "worse in use", agree)["to"] == "3"
     assert production() == ("3", ["3"], "3")
-    assert promotion.rollback(NAME, "", agree)["to"] == "1"
+    assert moves.rollback(NAME, "", agree)["to"] == "1"
     assert production() == ("1", ["1"], "1")
     with pytest.raises(StageError, match=r"no version .* was in Production before version 1"):
-        promotion.rollback(NAME, "", agree)
+        moves.rollback(NAME, "", agree)
     promote_version(3)
-    assert promotion.rollback(NAME, "", agree)["to"] == "1"
-    actions = [(entry["action"], entry["from"], entry["to"]) for entry in promotion.audit_log(NAME).values()]
+    assert moves.rollback(NAME, "", agree)["to"] == "1"
+    actions = [(entry["action"], entry["from"], entry["to"]) for entry in audit_log.entries(NAME).values()]
     assert actions == [
         ("promote", None, "1"), ("promote", "1", "3"), ("promote", "3", "4"), ("rollback", "4", "3"),
         ("rollback", "3", "1"), ("promote", "1", "3"), ("rollback", "3", "1"),
@@ -179,12 +179,12 @@ def test_rollback_goes_back_one_each_time(three):
     ("spoil", "check", "says"),
     [
         (lambda v: (files(v) / "data/keras/model.keras").write_bytes(b"other"), "unaltered", "model.keras was changed"),
-        (lambda v: (files(v) / "code/busi/extra.py").write_text("1"), "unaltered", "code/busi/extra.py was added"),
+        (lambda v: (files(v) / "code/extra.py").write_text("1"), "unaltered", "code/extra.py was added"),
         (lambda v: (files(v) / "predictions.csv").unlink(), "unaltered", "predictions.csv is missing"),
         (lambda v: write(files(v) / "checksums.json", {}), "unaltered", "checksums.json was changed"),
-        (lambda v: tracking.set_version_tags(NAME, v, {"smoke": "failed"}), "finished", "failed"),
-        (lambda v: tracking.set_version_tags(NAME, v, {"synthetic": "false"}), "kind", "tag was edited"),
-        (lambda v: tracking.connect().set_terminated(promotion.choose(NAME, 3).run_id, "FAILED"), "finished", "run"),
+        (lambda v: versions.set_version_tags(NAME, v, {"smoke": "failed"}), "finished", "failed"),
+        (lambda v: versions.set_version_tags(NAME, v, {"synthetic": "false"}), "kind", "tag was edited"),
+        (lambda v: connection.connect().set_terminated(names.choose(NAME, 3).run_id, "FAILED"), "finished", "run"),
     ],
 )
 def test_what_is_not_what_it_is_taken_for_can_not_be_forced(three, spoil, check, says):
@@ -198,19 +198,19 @@ def test_what_is_not_what_it_is_taken_for_can_not_be_forced(three, spoil, check,
 
 
 def test_a_verdict_that_was_edited_is_not_believed(three):
-    tracking.set_version_tags(NAME, "2", {"verdict": "passed"})
+    versions.set_version_tags(NAME, "2", {"verdict": "passed"})
     with pytest.raises(StageError, match="the tag was edited"):
         promote_version(2)
     assert "verdict of version 2" in wrong(every=True)
 
 
 def test_a_model_of_phantoms_is_refused_under_the_real_name(three):
-    client = tracking.connect()
-    version = promotion.choose(NAME, 3)
-    client.create_registered_model(promotion.NAME)
-    client.create_model_version(promotion.NAME, version.source, version.run_id, tags=dict(version.tags))
+    client = connection.connect()
+    version = names.choose(NAME, 3)
+    client.create_registered_model(names.NAME)
+    client.create_model_version(names.NAME, version.source, version.run_id, tags=dict(version.tags))
     with pytest.raises(StageError, match=r"kind: It was trained on synthetic .* belongs to busi-densenet121-phantom"):
-        promotion.promote(promotion.NAME, None, read_params(), True, "all the same", lambda *_: None)
+        moves.promote(names.NAME, None, read_params(), True, "all the same", lambda *_: None)
 
 
 def worse(folder, right):
@@ -227,7 +227,7 @@ def test_a_version_that_is_worse_than_production_is_refused_unless_forced(folder
     with pytest.raises(StageError, match=r"not_worse_than_production: Accuracy changes by -0\.167 \(-0\.\d+ to -0\.0"):
         promote_version(2)
     promote_version(2, force=True, reason="needed")
-    assert promotion.audit_log(NAME)[2]["overridden"] == ["not_worse_than_production"]
+    assert audit_log.entries(NAME)[2]["overridden"] == ["not_worse_than_production"]
     with pytest.raises(StageError, match="in Production already"):
         promote_version(2)
     promote_version(1)  # better than what is there: no force
@@ -240,7 +240,7 @@ def test_a_version_of_other_data_is_not_compared(folder):
     seen = []
     promote_version(1)
     promote_version(2, agree=lambda *found: seen.extend(found[2]))
-    assert "trained on another data version (0123.dir)" in seen[-1]["sentence"]
+    assert "trained on another data version (0123.dir)" in seen[-1].sentence
 
 
 def test_checks_are_switched_off_in_params(three):
@@ -249,7 +249,7 @@ def test_checks_are_switched_off_in_params(three):
     (files("3") / "predictions.csv").unlink()
     seen = []
     promote_version(3, agree=lambda *found: seen.extend(found[2]))
-    assert {check["name"] for check in seen if check["passed"] is None} == {
+    assert {check.name for check in seen if check.passed is None} == {
         "unaltered", "smoke", "not_worse_than_production",
     }  # fmt: skip
 
@@ -258,32 +258,32 @@ def test_checks_are_switched_off_in_params(three):
 
 
 def move_stage(number):
-    tracking.connect().transition_model_version_stage(NAME, number, "Production")
+    connection.connect().transition_model_version_stage(NAME, number, "Production")
 
 
 def test_each_way_round_the_gate_is_found(three):
     promote_version(1)
     promote_version(3)
     assert wrong() == {}
-    with promotion.production_files(NAME) as (version, _):
+    with verify.production_files(NAME) as (version, _):
         assert str(version.version) == "3"
 
     move_stage("2")
     assert "version 2 is in stage Production" in wrong()["stage"]
-    with pytest.raises(StageError, match="not served\n  stage: version 2"), promotion.production_files(NAME):
+    with pytest.raises(StageError, match="not served\n  stage: version 2"), verify.production_files(NAME):
         pass
-    tracking.stages(NAME, production="3")
+    versions.set_production_stage(NAME, "3")
     assert wrong() == {}
 
-    tracking.set_alias(NAME, "2")
+    versions.set_alias(NAME, "2")
     found = wrong()
     assert "names version 2, but by the log 3 is in Production" in found["alias"]
     assert "verdict of version 2" in found
-    tracking.set_alias(NAME, "3")
+    versions.set_alias(NAME, "3")
 
-    tracking.set_version_tags(NAME, "3", {"commit": "0" * 40})
+    versions.set_version_tags(NAME, "3", {"commit": "0" * 40})
     assert wrong() == {"tags of version 3": "Edited: commit."}
-    tracking.set_version_tags(NAME, "3", {"commit": promotion.choose(NAME, 1).tags["commit"]})
+    versions.set_version_tags(NAME, "3", {"commit": names.choose(NAME, 1).tags["commit"]})
 
     keras_model = files("3") / "data/keras/model.keras"
     content = keras_model.read_bytes()
@@ -291,25 +291,25 @@ def test_each_way_round_the_gate_is_found(three):
     assert wrong() == {"unaltered of version 3": "Since registration: data/keras/model.keras was changed."}
     keras_model.write_bytes(content)
 
-    tracking.delete_model_tag(NAME, "audit.0001")
+    versions.delete_model_tag(NAME, "audit.0001")
     assert "deleted by hand" in wrong()["audit log"]
 
 
 def test_what_was_moved_by_hand_is_set_right_by_a_promotion_and_stays_in_sight(three):
     promote_version(1)
-    tracking.set_alias(NAME, "3")
-    with pytest.raises(StageError, match="gone round the gate"):
-        promotion.rollback(NAME, "", lambda *_: None)
+    versions.set_alias(NAME, "3")
+    with pytest.raises(StageError, match="moved by hand"):
+        moves.rollback(NAME, "", lambda *_: None)
     promote_version(3, reason="meant, but done by hand")
     assert production() == ("3", ["3"], "3")
     assert wrong() == {}
-    [log] = [check["sentence"] for check in promotion.verify(NAME) if check["name"] == "audit log"]
+    [log] = [check.sentence for check in verify.verify(NAME) if check.name == "audit log"]
     assert "entry 2 found version 3 in Production, where no entry had put it" in log
     move_stage("2")
     promote_version(3)
     assert production() == ("3", ["3"], "3")
     assert wrong() == {}
-    assert promotion.rollback(NAME, "", lambda *_: None)["to"] == "1"
+    assert moves.rollback(NAME, "", lambda *_: None)["to"] == "1"
 
 
 def test_a_reason_that_does_not_fit_is_refused_before_anything_moves(three):
@@ -346,23 +346,23 @@ def test_a_kill_at_any_step_leaves_one_production_version(three, monkeypatch, st
         patch.setattr(mlflow.MlflowClient, step, killed)
         with pytest.raises(KeyboardInterrupt):
             promote_version(2, force=True, reason="kept")
-    moved = tracking.production_version(NAME)
+    moved = versions.production_version(NAME)
     assert moved in ("1", "2")
-    promotion.recover(NAME)
+    moves.recover(NAME)
     assert production() == (moved, [moved], moved)
     assert wrong() == {}
-    assert ("override.0002" in promotion.choose(NAME, 2).tags) == (moved == "2")
-    assert promotion.recover(NAME) == []
+    assert ("override.0002" in names.choose(NAME, 2).tags) == (moved == "2")
+    assert moves.recover(NAME) == []
     promote_version(3)
     assert production() == ("3", ["3"], "3")
     assert wrong() == {}
-    assert len(promotion.audit_log(NAME)) == (3 if moved == "2" else 2)
+    assert len(audit_log.entries(NAME)) == (3 if moved == "2" else 2)
 
 
 def promote_in_a_process(folder, number, barrier):
     os.chdir(folder)
-    promotion.smoke = passing
-    tracking.connect()
+    checks.smoke_test = passing
+    connection.connect()
     try:
         return promote_version(number, agree=lambda *_: barrier.wait(60))["to"]
     except StageError as refused:
@@ -373,7 +373,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three, monkeyp
     with process_pool(2, monkeypatch) as pool, multiprocessing.get_context("forkserver").Manager() as manager:
         barrier = manager.Barrier(2)  # both have asked and been answered before either moves
         said = pool.starmap(promote_in_a_process, [(str(three), n, barrier) for n in (1, 3)], chunksize=1)
-    winner = tracking.production_version(NAME)
+    winner = versions.production_version(NAME)
     assert winner in said
     [told] = [text for text in said if text != winner]
     assert f"version {winner} is in Production by now, not None" in told
@@ -382,25 +382,25 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three, monkeyp
 
 
 def test_on_a_server_a_note_of_another_machine_is_respected_for_a_while(three, monkeypatch):
-    monkeypatch.setattr(tracking, "is_embedded", lambda: False)
-    note = {"id": "x", "action": "promote", "to": "1", "who": "a@b", "when": promotion._now().isoformat()}
-    tracking.set_model_tag(NAME, "promoting.x", json.dumps(note))
+    monkeypatch.setattr(connection, "is_embedded", lambda: False)
+    note = {"id": "x", "action": "promote", "to": "1", "who": "a@b", "when": audit_log._now().isoformat()}
+    versions.set_model_tag(NAME, "promoting.x", json.dumps(note))
     with pytest.raises(StageError, match="a@b began to promote"):
         promote_version(3)
     assert production() == (None, [], None)
-    monkeypatch.setattr(promotion, "PATIENCE", 0)
-    assert promotion.recover(NAME)[0].startswith("undone: promote of version 1")
+    monkeypatch.setattr(audit_log, "PATIENCE", 0)
+    assert moves.recover(NAME)[0].startswith("undone: promote of version 1")
     promote_version(3)
     assert wrong() == {}
 
 
 def test_where_stages_are_gone_everything_works(three, monkeypatch):
     monkeypatch.delattr(mlflow.MlflowClient, "transition_model_version_stage")
-    assert tracking.stages(NAME) == {}
+    assert versions.stages(NAME) == {}
     promote_version(1)
     promote_version(3)
-    promotion.rollback(NAME, "", lambda *_: None)
-    assert tracking.production_version(NAME) == "1"
+    moves.rollback(NAME, "", lambda *_: None)
+    assert versions.production_version(NAME) == "1"
     assert wrong() == {}
 
 
@@ -416,7 +416,7 @@ def test_where_the_old_stage_can_not_be_archived_along_the_versions_move_one_by_
     monkeypatch.setattr(mlflow.MlflowClient, "transition_model_version_stage", refusing)
     promote_version(1)
     promote_version(3)
-    assert tracking.stages(NAME) == {"1": "Archived", "3": "Production"}
+    assert versions.stages(NAME) == {"1": "Archived", "3": "Production"}
     assert wrong() == {}
 
 
@@ -425,40 +425,42 @@ def test_where_the_old_stage_can_not_be_archived_along_the_versions_move_one_by_
 
 def test_the_trial_loads_what_is_in_the_store_and_notices_another_model(folder, keras_file):
     add_version()
-    version = promotion.choose(NAME, 1)
+    version = names.choose(NAME, 1)
 
     def trial():
-        with tracking.files_of(version) as copy:
-            return REAL_SMOKE(version, copy)
+        with logged_model.files_of(version) as copy:
+            return REAL_SMOKE_TEST(version, copy)
+
+    import keras
 
     stored = files("1") / "data/keras/model.keras"
     model = keras.saving.load_model(keras_file)
     model.layers[-1].set_weights([weight + 0.3 * np.arange(3) for weight in model.layers[-1].get_weights()])
     model.save(stored)
     found = trial()
-    assert not found["passed"]
-    assert found["value"] > found["threshold"]
-    assert "differ by up to" in found["sentence"]
+    assert not found.passed
+    assert found.value > found.threshold
+    assert "differ by up to" in found.sentence
     (files("1") / "MLmodel").write_text("flavors: {}")
-    assert "can't be loaded and used" in trial()["sentence"]
+    assert "can't be loaded and used" in trial().sentence
     for path in Path("mlruns").rglob("*.image"):
         path.write_bytes(b"another image")
-    assert "was changed or is missing" in trial()["sentence"]
+    assert "was changed or is missing" in trial().sentence
 
 
 # The command line
 
 
 def say(*arguments, code=0, given=None):
-    done = CliRunner().invoke(promote.app, [str(argument) for argument in arguments], input=given)
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=given)
     assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
     return done.output
 
 
 def test_the_commands_tell_what_a_person_asks(three):
-    listed = say("list")
+    listed = say("versions")
     assert "0.9100 (0.8600 to 0.9500, n = 90)" in listed
-    assert say("list", "--model", "nothing") == "nothing\n  no version; `make run` registers one\n"
+    assert say("versions", "--model", "nothing") == "nothing\n  no version; `make run` registers one\n"
     assert "no version has been in Production" in say("history")
     assert "add --yes" in say("promote", code=1)
     assert "version 1 is in Production, before it none\n" in say("promote", 1, "--yes")
@@ -518,12 +520,12 @@ def postgres():
 def test_the_same_commands_on_a_tracking_server_with_postgresql(outputs, postgres, tmp_path, monkeypatch):
     with mlflow_server(tmp_path, postgres) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        monkeypatch.setattr(promotion, "smoke", passing)
+        monkeypatch.setattr(checks, "smoke_test", passing)
         assert [add_version(0.9), add_version(0.8), add_version(0.91)] == ["1", "2", "3"]
         say("promote", 1, "--yes")
-        monkeypatch.setattr(promotion, "smoke", REAL_SMOKE)  # of files that come over the network
+        monkeypatch.setattr(checks, "smoke_test", REAL_SMOKE_TEST)  # of files that come over the network
         assert "8 test images" in say("promote", 3, "--yes")
-        monkeypatch.setattr(promotion, "smoke", passing)
+        monkeypatch.setattr(checks, "smoke_test", passing)
         assert "accuracy" in say("promote", 2, "--yes", code=1)
         say("promote", 2, "--yes", "--force", "--reason", "on a server too")
         say("rollback", "--yes")
@@ -532,4 +534,4 @@ def test_the_same_commands_on_a_tracking_server_with_postgresql(outputs, postgre
         assert "FAILED" not in say("verify", "--all")
         move_stage("2")
         assert "version 2 is in stage Production" in say("verify", code=1)
-        assert not tracking.DATABASE.exists()
+        assert not connection.DATABASE.exists()

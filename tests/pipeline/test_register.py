@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +18,10 @@ from busi import DISCLAIMER
 from busi.data.layout import CLASSES
 from pipeline.params import read_params
 from pipeline.paths import ROOT
-from pipeline.registry import lineage, promotion
+from pipeline.registry import checks, lineage, names
 from pipeline.runtime.errors import StageError
-from pipeline.serving import ui
 from pipeline.stages import register
-from pipeline.tracking import store as tracking
+from pipeline.tracking import connection, logged_model, runs
 from tests.pipeline.registry import (
     EPOCHS,
     KEY,
@@ -34,15 +32,21 @@ from tests.pipeline.registry import (
     process_pool,
     register_another,
     write,
+    write_evaluation,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
 
 
+def git(*arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+
 def registered():
     """What a store holds: runs, logged models and versions of both names."""
-    client = tracking.connect()
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    client = connection.connect()
+    experiment = client.get_experiment_by_name(connection.EXPERIMENT).experiment_id
     runs = client.search_runs([experiment])
     models = client.search_logged_models([experiment])
     return client, runs, models, client.search_model_versions("")
@@ -72,7 +76,6 @@ def assert_one_of_each():
 def test_a_model_is_registered_with_verdict_lineage_and_card(folder):
     register.main()
     run, version = assert_one_of_each()
-    assert json.loads(Path("reports/gate.json").read_text())["verdict"] == "passed"
     assert json.loads(Path("mlruns/registration.json").read_text()) == {
         "name": NAME,
         "version": "1",
@@ -106,7 +109,7 @@ def test_how_long_the_stages_took_is_on_the_run_once(folder):
     assert {name: value for name, value in run.data.metrics.items() if name.startswith("seconds/")} == {
         "seconds/train": 12.5
     }
-    assert len(tracking.connect().get_metric_history(run.info.run_id, "seconds/train")) == 1
+    assert len(connection.connect().get_metric_history(run.info.run_id, "seconds/train")) == 1
 
 
 def test_registering_again_changes_nothing(folder):
@@ -121,7 +124,7 @@ def test_registering_again_changes_nothing(folder):
 
 def restore(folder):
     os.chdir(folder)
-    promotion.smoke = passing
+    checks.smoke_test = passing
     register.ensure_registered(read_params())
 
 
@@ -168,11 +171,11 @@ def test_a_kill_after_any_step_leaves_no_second_version(folder, monkeypatch, ste
             register.main()
     register.main()
     assert_one_of_each()
-    assert not tracking.WORKPLACE.exists()
+    assert not logged_model.WORKPLACE.exists()
 
 
 def test_a_rejected_model_is_registered_as_rejected(folder):
-    write("reports/metrics.json", make_metrics(accuracy=0.8, sensitivity=0.7))
+    write_evaluation(make_metrics(accuracy=0.8, sensitivity=0.7))
     register.main()
     *_, [version] = registered()
     assert version.tags["verdict"] == "failed"
@@ -182,7 +185,7 @@ def test_a_rejected_model_is_registered_as_rejected(folder):
 
 def test_another_threshold_is_another_version_of_the_same_run(folder):
     register.main()
-    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("accuracy: 0.85", "accuracy: 0.95"))
+    write_evaluation(make_metrics(), accuracy=0.95)
     register.main()
     _, runs, models, versions = registered()
     assert (len(runs), len(models)) == (1, 2)
@@ -193,13 +196,15 @@ def test_another_threshold_is_another_version_of_the_same_run(folder):
 def test_real_images_have_another_name(folder):
     found = json.loads(Path("data/dataset.json").read_text())
     write("data/dataset.json", {**found, "name": "busi", "synthetic": False})
-    assert promotion.NAME != promotion.SYNTHETIC_NAME
+    assert names.NAME != names.SYNTHETIC_NAME
     register.main()
     *_, [version] = registered()
     assert version.name == "busi-densenet121"
 
 
-@pytest.mark.parametrize("path", ["reports/metrics.json", "artifacts/train/model.keras", "data/dataset.json"])
+@pytest.mark.parametrize(
+    "path", ["reports/metrics.json", "reports/gate.json", "artifacts/train/model.keras", "data/dataset.json"]
+)
 def test_a_missing_input_is_named(folder, path):
     Path(path).unlink()
     with pytest.raises(StageError, match=path):
@@ -208,15 +213,15 @@ def test_a_missing_input_is_named(folder, path):
 
 
 def test_one_run_from_a_failed_training_to_a_finished_one(folder):
-    with pytest.raises(ZeroDivisionError), tracking.run(KEY) as run:
+    with pytest.raises(ZeroDivisionError), runs.run(KEY) as run:
         run.log_epoch(0, {"loss": 1.0, "val_loss": 2.0})
         1 / 0  # noqa: B018
     assert registered()[1][0].info.status == "FAILED"
-    with tracking.run(KEY) as run:
+    with runs.run(KEY) as run:
         assert registered()[1][0].info.status == "RUNNING"
         for epoch in range(EPOCHS):
             run.log_epoch(epoch, {"epoch": epoch, "phase": "head", "loss": np.float32(1), "val_loss": 2.0})
-    with tracking.run(KEY) as run:
+    with runs.run(KEY) as run:
         run.log_training({"train": {"seed": 1}}, pd.read_csv("artifacts/train/history.csv"))
         run.log_params({"train": {"seed": 2}})
     client, [run], *_ = registered()
@@ -235,10 +240,12 @@ model = mlflow.pyfunc.load_model(f"models:/{name}/1")
 files = json.load(open(sys.argv[1]))
 table = model.predict(pandas.DataFrame({"image": [bytes.fromhex(file) for file in files]}, index=[7, 9]))
 unreadable = model.predict(pandas.DataFrame({"image": [b"not an image"]})).to_dict(orient="records")
-import busi
+module = sys.modules[type(model.get_raw_model()).__module__]
 keras_model = mlflow.keras.load_model(f"models:/{name}/1")
 print(json.dumps({
-    "table": table.to_dict(orient="list"), "index": list(table.index), "unreadable": unreadable, "code": busi.__file__,
+    "table": table.to_dict(orient="list"), "index": list(table.index), "unreadable": unreadable,
+    "code": module.__file__,
+    "working_tree": [name for name in sys.modules if name == "busi" or name.startswith("busi.")],
     "shape": keras_model.input_shape, "example": len(model.input_example),
     "signature": model.metadata.signature.to_dict(),
 }))
@@ -280,6 +287,7 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
     assert table["disclaimer"] == [DISCLAIMER] * 2
     assert found["index"] == [7, 9]
     assert found["code"].startswith(str(moved / "mlruns"))
+    assert found["working_tree"] == []
     assert found["shape"] == [None, 32, 32, 3]
     assert found["example"] == 1
     assert json.loads(found["signature"]["inputs"]) == [{"type": "binary", "name": "image", "required": True}]
@@ -289,12 +297,12 @@ def test_a_moved_store_loads_in_a_fresh_process_without_the_repository(folder, k
 
 
 def test_a_model_that_does_not_say_what_it_said_is_registered_and_named(folder, monkeypatch):
-    monkeypatch.setattr(promotion, "smoke", lambda *_: {**passing(*_), "passed": False, "sentence": "It says else."})
+    monkeypatch.setattr(checks, "smoke_test", lambda *_: passing(*_)._replace(passed=False, sentence="It says else."))
     with pytest.raises(StageError, match=r"version 1 is registered but can't be promoted: It says else"):
         register.main()
     *_, [version] = registered()
     assert version.tags["smoke"] == "failed"
-    monkeypatch.setattr(promotion, "smoke", passing)
+    monkeypatch.setattr(checks, "smoke_test", passing)
     register.main()  # tried again
     assert assert_one_of_each()[1].tags["smoke"] == "passed"
 
@@ -317,7 +325,7 @@ def test_what_was_not_in_the_commit_is_kept_as_a_patch(folder):
     client, [run], [model], [version] = registered()
     assert version.tags["tree"].startswith("uncommitted changes: notes.txt, pipeline/new.py, pipeline/old.py")
     assert Path(run.info.artifact_uri, "lineage/uncommitted.patch").read_text() == patch
-    with tracking.files_of(version) as files:
+    with logged_model.files_of(version) as files:
         (Path.cwd() / "kept.patch").write_bytes((files / "uncommitted.patch").read_bytes())
     git("stash", "--include-untracked", "--", "pipeline")
     git("apply", "kept.patch")
@@ -326,7 +334,7 @@ def test_what_was_not_in_the_commit_is_kept_as_a_patch(folder):
 
 def test_eight_processes_at_once_make_eight_versions(folder, monkeypatch):
     """On the embedded store, where SQLite knows one writer at a time."""
-    register.main()  # gate.json, which all of them read
+    register.main()
     with process_pool(8, monkeypatch) as pool:
         numbers = pool.starmap(register_another, [(str(folder), f"{mark}") for mark in range(8)], chunksize=1)
     assert sorted(numbers) == list(range(2, 10))
@@ -334,8 +342,8 @@ def test_eight_processes_at_once_make_eight_versions(folder, monkeypatch):
     assert len(models) == len(versions) == 9
     assert len({version.tags["files_sha256"] for version in versions}) == 9
     for version in versions:
-        with tracking.files_of(version) as files:
-            assert tracking.altered_files(version, files) == []
+        with logged_model.files_of(version) as files:
+            assert logged_model.altered_files(version, files) == []
 
 
 def test_two_processes_on_a_store_that_is_not_there_yet_make_one_version(outputs):
@@ -360,7 +368,7 @@ def test_a_tracking_server_serves_as_well(outputs, tmp_path, monkeypatch):
         assert model.artifact_location.startswith("mlflow-artifacts:")
         served = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
         assert "MLmodel" in served
-        assert not tracking.DATABASE.exists()
+        assert not connection.DATABASE.exists()
 
 
 def test_a_store_that_is_not_there_is_an_error_that_says_so(outputs, monkeypatch):
@@ -368,79 +376,3 @@ def test_a_store_that_is_not_there_is_an_error_that_says_so(outputs, monkeypatch
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StageError, match=r"http://127.0.0.1:9 refused.*\n.*unset MLFLOW_TRACKING_URI"):
         register.main()
-
-
-def git(*arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
-
-
-def test_lineage_says_what_the_code_was(outputs):
-    def code():
-        found = lineage.collect("none")
-        return found["commit"], found["tree"], found["remote"]
-
-    assert code() == (lineage.NO_REPOSITORY,) * 3
-    git("init")
-    write(".gitignore", "/data/\n/artifacts/\n/mlruns/\n")
-    commit, tree, remote = code()
-    assert (commit, remote) == (lineage.NO_COMMIT, "none")
-    assert tree.startswith("uncommitted changes")
-    git("add", ".")
-    git("commit", "-m", "all")
-    commit, tree, _ = code()
-    assert len(commit) == 40
-    assert tree == "clean"
-    write("dvc.lock", "schema: '2.0'\n")  # what the run itself writes
-    write("reports/gate.json", {})
-    assert code()[1] == "clean"
-    write("params.yaml", Path("params.yaml").read_text() + "#\n")
-    git("remote", "add", "origin", "https://me:secret@host/team/busi.git")
-    assert code() == (commit, "uncommitted changes: params.yaml", "https://host/team/busi.git")
-
-
-def test_lineage_of_the_lock_file_leaves_its_own_stage_out(outputs):
-    before = lineage.lock_md5(lineage.LOCK_FILE)
-    write("dvc.lock", "schema: '2.0'\nstages:\n  train: {cmd: x}\n  register: {cmd: y}\n")
-    assert lineage.lock_md5(lineage.LOCK_FILE) == before
-    write("dvc.lock", "schema: '2.0'\nstages:\n  train: {cmd: z}\n")
-    assert lineage.lock_md5(lineage.LOCK_FILE) != before
-
-
-def test_lineage_names_what_is_not_there(outputs):
-    for path in ("data.dvc", "dvc.lock", "artifacts/split/split.csv"):
-        Path(path).unlink()
-    found = lineage.collect("imagenet.h5")
-    missing = {name for name, value in found.items() if value == lineage.NOT_RECORDED}
-    assert missing == {"data_md5", "dvc_lock_md5", "split_md5", "weights_md5"}
-    write("weights/imagenet.h5", "abc")
-    assert lineage.collect("imagenet.h5")["weights_md5"] == "900150983cd24fb0d6963f7d28e17f72"
-
-
-@pytest.mark.parametrize(
-    ("url", "kept"),
-    [
-        ("https://me:secret@host:80/a/b.git?token=1", "https://host:80/a/b.git"),
-        ("https://token@host/a", "https://host/a"),
-        ("ssh://git:secret@host/a", "ssh://git@host/a"),
-        ("git@host:a/b.git", "git@host:a/b.git"),
-        ("../elsewhere", "../elsewhere"),
-    ],
-)
-def test_credentials_are_left_out_of_a_remote(url, kept):
-    assert lineage.without_credentials(url) == kept
-
-
-def test_the_ui_takes_a_free_port_or_says_that_the_wanted_one_is_taken(monkeypatch):
-    with socket.socket() as taken:
-        taken.bind((ui.HOST, 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(ui, "FIRST_PORT", port)
-        monkeypatch.setattr(ui, "LAST_PORT", port + 20)
-        assert port < ui.choose_port(None) <= port + 20
-        with pytest.raises(StageError, match=f"port {port} is taken"):
-            ui.choose_port(str(port))
-    assert ui.choose_port(str(port)) == port
-    with pytest.raises(StageError, match="expected a number"):
-        ui.choose_port("http")

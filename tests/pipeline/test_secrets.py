@@ -5,8 +5,8 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.registry import commands as promote
-from pipeline.registry import promotion
+from pipeline import cli
+from pipeline.registry import checks
 from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT, stage
 from pipeline.stages import register
 from tests.pipeline.registry import mlflow_server, passing
@@ -18,7 +18,7 @@ KEYS = ("AWS_SECRET_ACCESS_KEY", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "BUSI_NOTIFY"
 
 
 def test_no_secret_is_written_or_said(outputs, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(promotion, "smoke", passing)
+    monkeypatch.setattr(checks, "smoke_test", passing)
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(["git", "remote", "add", "origin", f"https://me:{CANARY}@host/team/busi.git"], check=True)
     for key in KEYS:
@@ -26,7 +26,7 @@ def test_no_secret_is_written_or_said(outputs, tmp_path, monkeypatch, capfd):
     with mlflow_server(tmp_path, f"sqlite:///{tmp_path}/server.db") as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", f"://me:{CANARY}@"))
         register.main()
-        shown = CliRunner().invoke(promote.app, ["show", "1"])
+        shown = CliRunner().invoke(cli.app, ["show", "1"])
         assert shown.exit_code == 0, shown.output
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(SystemExit) as ended, stage("register"):  # nobody answers there any more

@@ -11,12 +11,12 @@ import tarfile
 import pytest
 from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.params import read_params
 from pipeline.paths import ROOT
-from pipeline.registry import commands as promote
 from pipeline.runtime.errors import StageError
 from pipeline.stages import register
-from pipeline.tracking import store as tracking
+from pipeline.tracking import logged_model, versions
 from tests.pipeline.registry import NAME
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
@@ -26,7 +26,7 @@ LOCK = STORE.with_name("first.dvc.lock")
 
 
 def run(*words: str, code: int = 0) -> str:
-    result = CliRunner().invoke(promote.app, list(words))
+    result = CliRunner().invoke(cli.app, list(words))
     assert result.exit_code == code, (result.output, result.exception)
     return result.output
 
@@ -40,14 +40,14 @@ def unpack(to, part: str) -> None:
 def test_the_first_store_opens_and_takes_the_next_version(folder):
     shutil.rmtree("mlruns")
     unpack(folder, "./mlruns")
-    said = run("list")
+    said = run("versions")
     assert "passed" in said
     assert "Production" in said
     assert "accuracy" in run("show", "1")
     assert "no version has been in Production" in run("history")  # by the log, which is younger
     run("card", "1")
-    [version] = tracking.versions(NAME)
-    with tracking.files_of(version) as files:
+    [version] = versions.list_versions(NAME)
+    with logged_model.files_of(version) as files:
         assert (files / "data" / "keras" / "model.keras").is_file()
 
     # Nobody can say any more that its files are those of the registration
@@ -60,7 +60,7 @@ def test_the_first_store_opens_and_takes_the_next_version(folder):
     # The first versions kept no predictions to compare with, so somebody has to say that it is well
     assert "not_worse_than_production" in run("promote", "--yes", code=1)
     assert f"{NAME} version 2" in run("promote", "--yes", "2", "--force", "--reason", "the first after the upgrade")
-    assert tracking.production_version(NAME) == "2"
+    assert versions.production_version(NAME) == "2"
     assert "version 2" in run("history")
     assert "FAILED" not in run("verify")
 
