@@ -5,60 +5,37 @@ where something outside can fail, logs, artifacts, a schedule and workers. Witho
 server along for as long as it runs.
 """
 
-import atexit
-import base64
-import contextlib
-import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 from prefect import Flow, flow, get_run_logger, task
-from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
-from prefect.blocks.core import Block
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging.loggers import flow_run_logger
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.states import Completed, Failed, State
 
-from busi import DISCLAIMER
 from pipeline.orchestration.dvc_steps import (
     DATA,
     SUMMARY,
-    Outcome,
     StageTimeout,
     alone,
     run_step,
     stage_names,
     wait_for_dvc,
 )
+from pipeline.orchestration.flow_artifacts import CACHED, notify, write_artifacts
+from pipeline.orchestration.prefect_server import server
 from pipeline.params import Flow as Settings
 from pipeline.params import override, read_params
-from pipeline.paths import DATA_DOCS, FIGURES, GATE, METRICS, RECEIPT
-from pipeline.registry.lineage import without_credentials
 from pipeline.runtime.errors import ExternalServiceError, StageError
 
-CONFUSION = FIGURES / "confusion.png"
-DATA_DOCS_PAGE = DATA_DOCS / "index.html"
 NEXT_CHANGE = re.compile(r"\s+(?=[\w.]+=)")  # between two KEY=VALUE in one text
 
-TARGET = "BUSI_NOTIFY"  # environment variable: a webhook's URL or a Prefect block, TYPE/NAME; never shown
-NOTIFY_SECONDS = 10
-
-HOST = "127.0.0.1"
-START_SECONDS = 120
-MLFLOW_UI = f"http://{HOST}:5000"  # where `make ui` listens first
-
-CACHED, TIMED_OUT, UNREACHABLE = "Cached", "TimedOut", "Unreachable"  # names of states
+TIMED_OUT, UNREACHABLE = "TimedOut", "Unreachable"  # names of states, beside CACHED
 
 
 def notify_of_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
@@ -90,18 +67,19 @@ def run_stages(until: str | None = None, force: bool = False, overrides: dict[st
     try:
         steps = plan(until)
         with alone(logger.info):
-            settings = _settings()
+            settings = read_settings()
             if overrides:
                 wait_for_dvc(time.monotonic() + settings.timeout[DATA], logger.info)
                 override(overrides)
-                settings = _settings()
+                settings = read_settings()
             states: dict[str, State] = {}
             for step in steps:
                 before = list(states.values())[-1:]
                 states[step] = _task(step, settings)(
                     step, settings.timeout[step], force, wait_for=before, return_state=True
                 )
-            return close(states)
+            write_artifacts(states, logger)
+            return final_state(states)
     except StageError as error:
         logger.error(error)
         return Failed(message=str(error))
@@ -133,55 +111,14 @@ def plan(until: str | None) -> list[str]:
     return steps[: steps.index(until) + 1]
 
 
-def close(states: Mapping[str, State]) -> State:
-    """Write the flow run's artifacts and give its final state."""
-    logger = get_run_logger()
-    rows = [_row(step, state) for step, state in states.items()]
-    create_table_artifact(rows, key="stages", description="What each stage did. Outputs: their hashes in dvc.lock.")
-    logger.info("\n".join(["stage        what         seconds  outputs", *map(_line, rows)]))
-    done = {step for step, state in states.items() if state.is_completed()}
-    if "evaluate" in done:
-        _show_metrics()
-    if "report" in done:
-        _show_confusion()
-        _show_gate()
-    if "validate" in done and DATA_DOCS_PAGE.is_file():
-        create_link_artifact(
-            DATA_DOCS_PAGE.absolute().as_uri(),
-            link_text=DATA_DOCS_PAGE.as_posix(),
-            key="data-docs",
-            description="Great Expectations' page on the data, a file on the machine that ran the flow.",
-        )
-    if "register" in done and states["register"].name != CACHED:
-        _tell_of_rejection()
-    if SUMMARY in done:
-        _show_run()
+def final_state(states: Mapping[str, State]) -> State:
+    """The flow run's state: completed, or as the first step that failed; what is a bug is raised with its traceback."""
     failed = next((state for state in states.values() if state.is_failed()), None)
     if failed is None:
         return Completed()
     if error := failed.result(raise_on_failure=False):
-        raise error  # a bug: it keeps its traceback
+        raise error
     return Failed(name=failed.name, message=failed.message)
-
-
-def notify(text: str, logger) -> None:
-    """Send a text to the block or webhook that `BUSI_NOTIFY` names; without one, or if that fails, log it."""
-    target = os.environ.get(TARGET)
-    if not target:
-        logger.warning("%s\n(no notification: %s is not set)", text, TARGET)
-        return
-    try:
-        if target.startswith(("https://", "http://")):
-            body = json.dumps({"text": text}).encode()
-            request = urllib.request.Request(target, body, {"Content-Type": "application/json"})  # noqa: S310
-            urllib.request.urlopen(request, timeout=NOTIFY_SECONDS).close()  # noqa: S310
-        else:
-            Block.load(target).notify(text, subject="busi")
-    # A block raises whatever its service's library does, with the address in its text
-    except Exception as error:
-        logger.warning("%s\n(notification failed: %s)", text, type(error).__name__)
-    else:
-        logger.info("notification sent")
 
 
 def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
@@ -194,7 +131,7 @@ def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
         StageError: the flow was cancelled, or Prefect's server did not start.
     """
     try:
-        with _server():
+        with server():
             state = run_stages(until, force, dict(overrides) or None, return_state=True)
     except KeyboardInterrupt:
         raise StageError("cancelled; the stage's processes are ended, `dvc repro` or `busi flow` goes on") from None
@@ -217,45 +154,8 @@ def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def _server() -> contextlib.AbstractContextManager:
-    """Start Prefect's server for as long as this process runs, where `PREFECT_API_URL` names none.
-
-    Prefect would start the same one itself, but 2 s later, since it loads the server's code into the flow as well; and
-    where Ctrl-C ends the server too, before the flow can tell it that it was cancelled.
-
-    Returns:
-        A block in which Prefect uses it.
-    """
-    if PREFECT_API_URL.value():
-        return contextlib.nullcontext()
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-            *("--host", HOST, "--port", str(port), "--log-level", "error"),
-        ],
-        env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},  # as Prefect does
-        start_new_session=True,
-    )
-    atexit.register(process.terminate)  # after Prefect has sent its last logs and events at its own exit
-    _wait_until_up(process, f"http://{HOST}:{port}/api/health")
-    return temporary_settings({PREFECT_API_URL: f"http://{HOST}:{port}/api", PREFECT_UI_URL: ""})
-
-
-def _wait_until_up(process: subprocess.Popen, address: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise StageError(f"Prefect's server ended with exit code {process.returncode}; its own words are above")
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310
-            return
-        time.sleep(0.1)
-    raise StageError(f"Prefect's server did not answer within {START_SECONDS} s")
-
-
-def _settings() -> Settings:
+def read_settings() -> Settings:
+    """Section flow of params.yaml. Raises StageError where its timeouts are not those of the steps."""
     settings = read_params().flow
     steps = plan(None)
     if set(steps) != set(settings.timeout):
@@ -272,77 +172,3 @@ def _task(step: str, settings: Settings):
     return run_stage.with_options(
         name=step, task_run_name=step, retries=settings.retries, retry_delay_seconds=delays or None
     )
-
-
-def _row(step: str, state: State) -> dict[str, str]:
-    if not state.is_completed():
-        return {
-            "stage": step,
-            "what": "not run" if state.is_pending() else state.name.lower(),
-            "seconds": "",
-            "outputs": "",
-        }
-    outcome: Outcome = state.result()
-    return {
-        "stage": step,
-        "what": "ran" if outcome.ran else "cached",
-        "seconds": f"{outcome.seconds:.1f}",
-        "outputs": "changed" if outcome.changed else "the same",
-    }
-
-
-def _line(row: Mapping[str, str]) -> str:
-    return f"{row['stage']:<12} {row['what']:<12} {row['seconds']:>7}  {row['outputs']}".rstrip()
-
-
-def _show_metrics() -> None:
-    rows = [
-        {"metric": name, **{key: metric[key] for key in ("value", "low", "high", "n")}}
-        for name, metric in _intervals(_read(METRICS))
-    ]
-    create_table_artifact(rows, key="metrics", description=f"Test images, with intervals. {DISCLAIMER}")
-
-
-def _show_confusion() -> None:
-    picture = base64.b64encode(CONFUSION.read_bytes()).decode()
-    create_image_artifact(
-        f"data:image/png;base64,{picture}", key="confusion", description=f"Confusion matrix, test images. {DISCLAIMER}"
-    )
-
-
-def _show_gate() -> None:
-    decision = _read(GATE)
-    marks = {True: "passed", False: "failed", None: "off"}
-    rows = [{**rule, "passed": marks[rule["passed"]]} for rule in decision["rules"]]
-    create_table_artifact(rows, key="gate", description=f"Verdict: {decision['verdict']}")
-
-
-def _tell_of_rejection() -> None:
-    failed = [rule["name"] for rule in _read(GATE)["rules"] if rule["passed"] is False]
-    if failed:
-        notify(f"the gate rejected the model by {', '.join(failed)}", get_run_logger())
-
-
-def _show_run() -> None:
-    receipt = _read(RECEIPT)
-    store = os.environ.get("MLFLOW_TRACKING_URI", "")  # as pipeline.tracking, whose import takes seconds
-    is_server = store.startswith(("http://", "https://"))
-    address = without_credentials(store).rstrip("/") if is_server else MLFLOW_UI
-    create_link_artifact(
-        f"{address}/#/runs/{receipt['run_id']}",
-        link_text=f"{receipt['name']} version {receipt['version']}, {receipt['verdict']}",
-        key="mlflow-run",
-        description="The MLflow run." + ("" if is_server else " Start `make ui` first."),
-    )
-
-
-def _intervals(metrics: Mapping, prefix: str = "") -> Iterator[tuple[str, Mapping]]:
-    for name, found in metrics.items():
-        if isinstance(found, Mapping) and {"value", "low", "high", "n"} <= set(found):
-            yield prefix + name, found
-        elif isinstance(found, Mapping):
-            yield from _intervals(found, f"{prefix}{name}.")
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))

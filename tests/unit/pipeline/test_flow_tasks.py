@@ -10,7 +10,7 @@ import yaml
 from prefect.logging import disable_run_logger
 from prefect.states import State
 
-from pipeline.orchestration import flow
+from pipeline.orchestration import flow, flow_artifacts
 from pipeline.orchestration.dvc_steps import Outcome, StageTimeout
 from pipeline.paths import ROOT
 from pipeline.runtime.errors import ExternalServiceError, StageError
@@ -66,14 +66,14 @@ def test_the_plan_is_dvc_yamls(monkeypatch):
 
 def test_each_step_has_a_timeout(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    assert set(flow._settings().timeout) == set(flow.plan(None))
+    assert set(flow.read_settings().timeout) == set(flow.plan(None))
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     del values["flow"]["timeout"]["train"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StageError, match="differ by train"):
-        flow._settings()
+        flow.read_settings()
 
 
 def test_an_override_is_read_as_yaml():
@@ -93,7 +93,9 @@ def test_several_overrides_may_stand_in_one_text_and_a_value_may_hold_a_space():
 
 def test_the_metrics_table_holds_what_has_an_interval():
     metric = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 10}
-    found = dict(flow._intervals({"accuracy": metric, "per_class": {"benign": {"f1": metric}}, "note": {"n": 3}}))
+    found = dict(
+        flow_artifacts.intervals({"accuracy": metric, "per_class": {"benign": {"f1": metric}}, "note": {"n": 3}})
+    )
     assert found == {"accuracy": metric, "per_class.benign.f1": metric}
 
 
@@ -113,7 +115,7 @@ def webhook():
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.received, server.answer = [], 200
     server.url = f"http://127.0.0.1:{server.server_port}/secret-path"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -127,7 +129,7 @@ def logger():
 def test_a_notification_goes_to_the_webhook(webhook, logger, monkeypatch, caplog):
     monkeypatch.setenv("BUSI_NOTIFY", webhook.url)
     with caplog.at_level("INFO"):
-        flow.notify("train failed", logger)
+        flow_artifacts.notify("train failed", logger)
     assert webhook.received == [{"text": "train failed"}]
     assert "secret-path" not in caplog.text
 
@@ -136,8 +138,8 @@ def test_a_notification_goes_to_the_webhook(webhook, logger, monkeypatch, caplog
 def test_a_notification_that_fails_is_a_log_line_without_the_address(webhook, logger, monkeypatch, caplog, target):
     webhook.answer = 500
     monkeypatch.setenv("BUSI_NOTIFY", webhook.url if target == "refusing webhook" else target)
-    monkeypatch.setattr(flow.Block, "load", lambda name: 1 / 0)
-    flow.notify("train failed", logger)
+    monkeypatch.setattr(flow_artifacts.Block, "load", lambda name: 1 / 0)
+    flow_artifacts.notify("train failed", logger)
     assert "train failed" in caplog.text
     assert "notification failed" in caplog.text
     assert "secret-path" not in caplog.text
@@ -145,6 +147,6 @@ def test_a_notification_that_fails_is_a_log_line_without_the_address(webhook, lo
 
 def test_without_a_target_a_notification_is_a_log_line(logger, monkeypatch, caplog):
     monkeypatch.delenv("BUSI_NOTIFY", raising=False)
-    flow.notify("train failed", logger)
+    flow_artifacts.notify("train failed", logger)
     assert "train failed" in caplog.text
     assert "BUSI_NOTIFY is not set" in caplog.text
