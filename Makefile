@@ -142,7 +142,7 @@ bench: $(ENV) ## Measure speed and memory against what one would do instead; abo
 test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, and takes two minutes
 	@python -m pytest $(if $(FAST),-m "not slow" tests/unit)
 
-fuzz: $(ENV) ## Hostile files through every reader, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
+fuzz: $(ENV) ## Malformed files through every reader, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock -c requirements.lock \
 	  || echo "atheris can't be installed here; the searches guided by coverage are left out"
 	@python -m tests.fuzz --seed "$${ARG_SEED:-1}" --guided "$${ARG_GUIDED:-600}"

@@ -1,6 +1,6 @@
-"""Hostile files through every reader: `python -m tests.fuzz`, or `make fuzz`.
+"""Malformed files through every reader: `python -m tests.fuzz`, or `make fuzz`.
 
-Each target reads cases of `tests.hostile` in a process of its own and must take each one or refuse it with a ValueError
+Each target reads cases of `tests.malformed_inputs` in a process of its own and must take each one or refuse it with a ValueError
 or StageError that names it, within `SECONDS` of processor time, with at most `MEGABYTES` more memory than before, and
 without writing outside its folder. A process that hangs or crashes is replaced and counts as a failure. With atheris
 installed (`make fuzz` does that) a search guided by coverage follows, on the image reader and on the archive reader.

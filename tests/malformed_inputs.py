@@ -47,7 +47,7 @@ BAD_NAMES = (
 
 
 class Case(NamedTuple):
-    """One hostile file: what was done to it, the name it comes under, its bytes."""
+    """One malformed file: what was done to it, the name it comes under, its bytes."""
 
     what: str
     name: str
@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 
 def images(seed: int, count: int, heavy: bool = True) -> Iterator[Case]:
-    """Hostile image files, `count` of them, the heavy ones among them unless they are left out."""
+    """Malformed image files, `count` of them, the heavy ones among them unless they are left out."""
     made = 0
     for what, content in heavy_images() if heavy else ():
         if made == count:
@@ -75,7 +75,7 @@ def images(seed: int, count: int, heavy: bool = True) -> Iterator[Case]:
 
 
 def archives(seed: int, count: int, heavy: bool = True) -> Iterator[Case]:
-    """Hostile zips, `count` of them; all that can be taken from one is in BUSI's layout."""
+    """Malformed zips, `count` of them; all that can be taken from one is in BUSI's layout."""
     made = 0
     for what, content in heavy_archives() if heavy else ():
         if made == count:
@@ -89,7 +89,7 @@ def archives(seed: int, count: int, heavy: bool = True) -> Iterator[Case]:
 
 
 def folders(seed: int, count: int) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """Hostile folders: what is wrong, and a function that writes the folder. Needs a system with links and pipes."""
+    """Malformed folders: what is wrong, and a function that writes the folder. Needs a system with links and pipes."""
     for number in range(count):
         rng = random.Random(f"folder {seed} {number}")
         mutate = rng.choice(_FOLDER_MUTATIONS)
@@ -97,7 +97,7 @@ def folders(seed: int, count: int) -> Iterator[tuple[str, Callable[[Path], None]
 
 
 def requests(seed: int, count: int, heavy: bool = True) -> Iterator[Case]:
-    """Bodies of hostile requests to the endpoint, `count` of them, the heavy ones among them unless left out."""
+    """Bodies of malformed requests to the endpoint, `count` of them, the heavy ones among them unless left out."""
     made = 0
     for what, content in heavy_requests() if heavy else ():
         if made == count:
@@ -408,7 +408,7 @@ def _depth(rng: random.Random, content: bytes) -> bytes:
     return png_of(chunks)
 
 
-def _hostile_chunk(rng: random.Random, content: bytes) -> bytes:
+def _malformed_chunk(rng: random.Random, content: bytes) -> bytes:
     kind = rng.choice((
         b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tRNS", b"PLTE", b"gAMA", b"pHYs", b"acTL", b"fcTL", b"fdAT",
         b"sRGB", b"cHRM", b"IHDR", b"IEND", b"prVt", b"\0\0\0\0", b"IDAT",
@@ -425,7 +425,7 @@ def _hostile_chunk(rng: random.Random, content: bytes) -> bytes:
 
 
 def _segment(rng: random.Random, content: bytes) -> bytes:
-    """A hostile segment behind the start of a JPEG."""
+    """A malformed segment behind the start of a JPEG."""
     marker = rng.choice((0xC0, 0xC2, 0xC4, 0xDB, 0xDD, 0xDA, 0xE0, 0xE1, 0xE1, 0xE2, 0xED, 0xEE, 0xFE))
     data = rng.choice((
         b"", rng.randbytes(rng.randrange(60)), b"Exif\0\0" + exif(rng), b"JFIF\0" + bytes(9),
@@ -476,7 +476,7 @@ def exif(rng: random.Random) -> bytes:
 
 _IMAGE_MUTATIONS = (
     _bits, _bits_at_the_start, _truncated, _spliced, _header_of_another, _edge, _moved, _inserted, _empty_or_other,
-    _chunk, _chunk, _size, _depth, _hostile_chunk, _hostile_chunk, _segment, _segment, _tag, _tag,
+    _chunk, _chunk, _size, _depth, _malformed_chunk, _malformed_chunk, _segment, _segment, _tag, _tag,
 )  # fmt: skip
 
 
@@ -552,8 +552,8 @@ def _flags(rng: random.Random) -> bytes:
 
 def _image_in_a_zip(rng: random.Random) -> bytes:
     """A good zip with images that are none."""
-    hostile = [case.content for case in images(rng.randrange(1 << 30), 3, heavy=False)]
-    return zipped([*good_set(), *((f"normal/x{n}.png", content) for n, content in enumerate(hostile))])
+    malformed = [case.content for case in images(rng.randrange(1 << 30), 3, heavy=False)]
+    return zipped([*good_set(), *((f"normal/x{n}.png", content) for n, content in enumerate(malformed))])
 
 
 def _description_in_a_zip(rng: random.Random) -> bytes:
@@ -627,7 +627,7 @@ def _directory_of(count: int) -> bytes:
 
 
 def _images_in_a_request(rng: random.Random) -> bytes:
-    """Hostile images, in each of the forms that MLflow takes."""
+    """Malformed images, in each of the forms that MLflow takes."""
     count = rng.choice((1, 1, 2, 5))
     files = [case.content for case in images(rng.randrange(1 << 30), count, heavy=False)]
     encoded = [base64.b64encode(file).decode() for file in files]
@@ -741,7 +741,7 @@ def _names_on_disk(rng: random.Random, folder: Path) -> None:
     (folder / "benign").joinpath(name.decode("utf-8", "surrogateescape")).write_bytes(good_set()[0][1])
 
 
-def _hostile_images_on_disk(rng: random.Random, folder: Path) -> None:
+def _malformed_images_on_disk(rng: random.Random, folder: Path) -> None:
     write_set(folder)
     for case in images(rng.randrange(1 << 30), 5, heavy=False):
         (folder / rng.choice(CLASSES) / case.name).write_bytes(case.content)
@@ -759,7 +759,7 @@ _FOLDER_MUTATIONS = (
     _class_that_is_a_link,
     _pipe,
     _names_on_disk,
-    _hostile_images_on_disk,
+    _malformed_images_on_disk,
     _folders_in_a_folder,
 )
 

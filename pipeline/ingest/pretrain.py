@@ -1,8 +1,8 @@
 """Make weights/ultrasound.weights.h5 from phantoms: `busi pretrain`. Not a stage: its result is committed.
 
-It continues from its checkpoint under .cache/pretrain when there is one. It runs on any
-Keras backend: `KERAS_BACKEND=jax busi pretrain --workers 12` on a machine with a GPU that JAX knows.
-Beside the weights it writes how they were made, weights/ultrasound.json.
+Continues from its checkpoint under .cache/pretrain when there is one. Runs on any Keras backend, so on a GPU that JAX
+knows: `KERAS_BACKEND=jax busi pretrain --workers 12`. Beside the weights it writes how they were made,
+weights/ultrasound.json.
 """
 
 import contextlib
@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.paths import CACHE
-from pipeline.paths import WEIGHTS as FOLDER_OF_WEIGHTS
+from pipeline.paths import CACHE, WEIGHTS
 from pipeline.runtime.atomic_io import atomic_write, write_json
 from pipeline.runtime.errors import StageError
 
-WEIGHTS = FOLDER_OF_WEIGHTS / "ultrasound.weights.h5"
-MADE = FOLDER_OF_WEIGHTS / "ultrasound.json"
+BACKBONE = WEIGHTS / "ultrasound.weights.h5"
+MADE = WEIGHTS / "ultrasound.json"
 FOLDER = CACHE / "pretrain"
 
 SIZE = 128  # pixels a side
@@ -93,7 +92,7 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bo
                 write_json(progress_file, state)
                 kept = time.monotonic()
 
-    with atomic_write(WEIGHTS) as partial:
+    with atomic_write(BACKBONE) as partial:
         export = partial.with_name("partial.weights.h5")
         export_backbone(backbone, export)
         os.replace(export, partial)
@@ -103,7 +102,7 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bo
     last = state["log"][-1]
     print(
         f"pretrain: {steps * PHANTOMS} phantoms, class accuracy of the last batches {last['accuracy']:.3f}; "
-        f"wrote {WEIGHTS}"
+        f"wrote {BACKBONE}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The short part of `make fuzz`: a few hundred hostile files, each taken or refused by its name, and the heavy ones."""
+"""The short part of `make fuzz`: a few hundred malformed files, each taken or refused by its name, and the heavy ones."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ SEED = 20
     "target", ["image", "manifest", "archive", "data", "folder", "predict", "predicted folder", "endpoint"]
 )
 @pytest.mark.filterwarnings("ignore")  # MLflow's and Keras's own
-def test_each_hostile_file_is_taken_or_refused_by_name(target):
+def test_each_malformed_file_is_taken_or_refused_by_name(target):
     found = list(fuzz.results(target, SEED, 0, fuzz.CASES[target] // fuzz.SMALLER, heavy=False))
     assert [result for result in found if result.fault] == [], f"seed {SEED}"
     assert {result.outcome for result in found} == {"taken", "refused"}
