@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import pipeline
 from busi.data.layout import CLASSES
 from busi.data.manifest import COLUMNS
+from pipeline.params import read_params
+from pipeline.paths import DATA_DOCS, MANIFEST, ROOT, VALIDATION_REPORT
 from pipeline.runtime.lifecycle import stage
 from pipeline.stages import validate
+from pipeline.validation.expectations import suite
 from tests import bad_images
 
 # Great Expectations' own deprecations are not this project's.
@@ -27,7 +29,7 @@ LOCAL = re.compile(r"""<(?:script|link|img)\b[^>]*(?:src|href)="([^"]+)""")
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """A working folder with parameters and a good data set."""
-    shutil.copy(pipeline.ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     bad_images.data_set(tmp_path / "data")
     return tmp_path
@@ -42,8 +44,8 @@ def failing(capsys) -> str:
     with pytest.raises(SystemExit) as caught:
         run()
     assert caught.value.code == 1
-    assert not validate.MANIFEST.exists()
-    assert not validate.REPORT.exists()
+    assert not MANIFEST.exists()
+    assert not VALIDATION_REPORT.exists()
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error
@@ -54,15 +56,15 @@ def test_a_good_set_passes_and_its_pages_open_from_disk(work, capsys):
     printed = capsys.readouterr()
     assert "12 images (4 benign, 4 malignant, 4 normal), 12 masks" in printed.out
     assert "Calculating Metrics" not in printed.err
-    assert tuple(pd.read_csv(validate.MANIFEST).columns) == COLUMNS
-    text = validate.REPORT.read_text()
+    assert tuple(pd.read_csv(MANIFEST).columns) == COLUMNS
+    text = VALIDATION_REPORT.read_text()
     report = json.loads(text)
     assert report["groups"] == {"1": 12}
     assert all(expectation["success"] for expectation in report["expectations"])
-    assert len(report["expectations"]) == len(validate.suite(validate.read_params().validate_))
+    assert len(report["expectations"]) == len(suite(read_params().validate_))
     assert str(work) not in text
 
-    pages = list(validate.DATA_DOCS.rglob("*.html"))
+    pages = list(DATA_DOCS.rglob("*.html"))
     assert len(pages) == 3
     for page in pages:
         html = page.read_text()
@@ -71,11 +73,11 @@ def test_a_good_set_passes_and_its_pages_open_from_disk(work, capsys):
         for link in LOCAL.findall(html):
             assert (page.parent / link).is_file(), link
 
-    first = validate.MANIFEST.read_bytes()
+    first = MANIFEST.read_bytes()
     run()
-    assert validate.MANIFEST.read_bytes() == first
-    assert validate.REPORT.read_text() == text
-    assert len(list(validate.DATA_DOCS.rglob("*.html"))) == 3
+    assert MANIFEST.read_bytes() == first
+    assert VALIDATION_REPORT.read_text() == text
+    assert len(list(DATA_DOCS.rglob("*.html"))) == 3
 
 
 def test_every_critical_failure_is_reported_at_once(work, capsys):
@@ -117,7 +119,7 @@ def test_every_critical_failure_is_reported_at_once(work, capsys):
     for lines in expected.values():
         for line in lines:
             assert f"\n    {line}" in error
-    pages = list(validate.DATA_DOCS.rglob("data-*.html"))
+    pages = list(DATA_DOCS.rglob("data-*.html"))
     assert len(pages) == 1
     assert "<b>two" not in pages[0].read_text()
 
@@ -146,7 +148,7 @@ def test_warnings_do_not_fail(work, capsys):
     assert re.findall(r"^  warning (\w+):", out, re.MULTILINE) == [
         "no_other_files", "mode", "not_saturated", "further_mask_size", "lesions_have_mask", "one_label_a_group",
     ]  # fmt: skip
-    report = json.loads(validate.REPORT.read_text())
+    report = json.loads(VALIDATION_REPORT.read_text())
     assert list(report["conflicts"].values()) == [["malignant/malignant (1).png", "normal/normal (1).png"]]
     (flagged,) = (item for item in report["expectations"] if item["name"] == "copies_flagged")
     assert flagged["success"]
@@ -154,7 +156,7 @@ def test_warnings_do_not_fail(work, capsys):
     assert mixed["severity"] == "warning"
     assert mixed["unexpected_count"] == 2
     assert mixed["unexpected"] == ["malignant/malignant (1).png", "normal/normal (1).png"]
-    manifest = pd.read_csv(validate.MANIFEST)
+    manifest = pd.read_csv(MANIFEST)
     assert manifest["label_conflict"].sum() == 2
 
 
@@ -179,7 +181,7 @@ def test_a_set_without_masks_passes(work):
     shutil.rmtree(work / "data")
     bad_images.data_set(work / "data", masks=False)
     run()
-    report = json.loads(validate.REPORT.read_text())
+    report = json.loads(VALIDATION_REPORT.read_text())
     assert report["masks"] == 0
     assert all(expectation["success"] for expectation in report["expectations"])
 
@@ -189,7 +191,8 @@ def test_a_set_without_masks_passes(work):
     [
         (None, "data/dataset.json not found"),
         ("{", "not valid JSON"),
-        ("[]", "lacks name"),
+        ("[]", "expected name"),
+        (json.dumps({"name": "x", "synthetic": "yes", "masks": 1, "counts": {}}), "synthetic 'yes'"),
         (json.dumps({"name": "x", "synthetic": True, "masks": 1, "counts": {"benign": 1}}), "counts"),
         (json.dumps({"name": "x", "synthetic": True, "masks": "1", "counts": dict.fromkeys(CLASSES, 1)}), "masks"),
     ],
@@ -201,17 +204,17 @@ def test_a_bad_description(work, capsys, content, says):
         path.write_text(content)
     error = failing(capsys)
     assert says in error
-    assert "make data" in error
+    assert "busi data" in error
 
 
 def test_no_data_at_all(tmp_path):
-    shutil.copy(pipeline.ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "pipeline.stages.validate"]
-    environment = {"PYTHONPATH": str(pipeline.ROOT), "PATH": ""}
+    environment = {"PATH": ""}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert "make data SOURCE=phantom" in done.stderr
+    assert "busi data phantom" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]

@@ -65,7 +65,9 @@ def fingerprint(gray: np.ndarray) -> np.ndarray:
         ValueError: `gray` is not a non-empty two-dimensional uint8 array.
     """
     if gray.dtype != np.uint8 or gray.ndim != 2 or 0 in gray.shape:
-        raise ValueError(f"image of {gray.dtype} {gray.shape}; expected uint8 (H, W); pass busi.data.images.to_gray(image)")
+        raise ValueError(
+            f"image of {gray.dtype} {gray.shape}; expected uint8 (H, W); pass busi.data.images.to_gray(image)"
+        )
     return np.array(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 

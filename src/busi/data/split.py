@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from busi.data.layout import CLASSES
 
@@ -230,22 +232,21 @@ def _merged_groups(manifest: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     if manifest["label_conflict"].dtype != bool:
         raise ValueError(f"label_conflict must be True or False; received {manifest['label_conflict'].unique()[:3]}")
 
-    parent = {group: group for group in manifest["duplicate_group"]}
-
-    def root(group: str) -> str:
-        while parent[group] != group:
-            parent[group] = group = parent[parent[group]]
-        return group
-
-    for _, equal_files in manifest.groupby("sha256")["duplicate_group"]:
-        first, *others = {root(group) for group in equal_files}
-        for other in others:
-            first, other = sorted((root(first), other))
-            parent[other] = first
-    groups = manifest["duplicate_group"].map(root)
+    groups = _join_by_files(manifest)
     two_labels = manifest["label"].groupby(groups).transform("nunique") > 1
     flagged = manifest["label_conflict"].groupby(groups).transform("any")
     return groups, two_labels | flagged
+
+
+def _join_by_files(manifest: pd.DataFrame) -> pd.Series:
+    """The id of each row's group, after groups that hold equal files are joined under the first of their ids."""
+    names, files = manifest["duplicate_group"], manifest["sha256"]
+    group, file = pd.factorize(names)[0], pd.factorize(files)[0]
+    # A graph of groups and files, with an edge for each row
+    count = len(manifest)
+    edges = coo_array((np.ones(count, bool), (group, count + file)), shape=(2 * count, 2 * count))
+    joined = connected_components(edges, directed=False)[1][group]
+    return names.groupby(joined).transform("min")
 
 
 def _group_sizes(clean: pd.DataFrame, label: str) -> dict[str, int]:

@@ -122,7 +122,7 @@ def test_bombs_of_many_small_members_are_refused(tmp_path):
     (tmp_path / "many.zip").write_bytes(
         malformed_inputs.zipped([(f"benign/{n}.png", bytes(1 << 20)) for n in range(70)])
     )
-    (tmp_path / "overlap.zip").write_bytes(malformed_inputs._overlapping(50))
+    (tmp_path / "overlap.zip").write_bytes(malformed_inputs.overlapping(50))
     for name, reason in (("many.zip", "zip bomb"), ("overlap.zip", "lie one on the other")):
         with pytest.raises(ValueError, match=f"(?s)'{name}' can't be taken.*{reason}"):
             archive.collect(tmp_path / name, tmp_path / "out")
@@ -130,7 +130,7 @@ def test_bombs_of_many_small_members_are_refused(tmp_path):
 
 
 def test_a_directory_of_too_many_members_is_not_taken_apart(tmp_path):
-    (tmp_path / "s.zip").write_bytes(malformed_inputs._directory_of(200))
+    (tmp_path / "s.zip").write_bytes(malformed_inputs.directory_of(200))
     with pytest.raises(ValueError, match=r"'s\.zip' can't be taken.*200 files; at most 100"):
         archive.collect(tmp_path / "s.zip", tmp_path / "out", Limits(members=100))
 
@@ -138,7 +138,7 @@ def test_a_directory_of_too_many_members_is_not_taken_apart(tmp_path):
 @pytest.mark.parametrize("planted", ['{"\\ud800": 1}', '{"a": "\\udfff"}', '{"a": ' * 2000 + "1" + "}" * 2000])
 def test_a_description_that_could_not_be_written_again_is_refused(planted):
     with pytest.raises(ValueError, match="is not JSON"):
-        read_description(malformed_inputs._description(planted))
+        read_description(malformed_inputs.description(planted))
 
 
 def test_a_link_to_everything_is_named_and_not_followed(tmp_path):

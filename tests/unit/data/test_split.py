@@ -1,8 +1,8 @@
 """The split keeps lesions apart: random manifests, every pair of parts, and each way a table can be corrupt."""
 
 import json
+import shutil
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ from busi.data.split import (
     make_split,
     random_split_leak,
 )
+from pipeline.paths import MANIFEST, PARAMS, ROOT, SPLIT, SPLIT_REPORT
+from pipeline.stages import split as split_stage
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -259,19 +261,16 @@ def test_leak_of_pairs_is_the_fraction_of_train_and_of_single_images_is_nothing(
 
 
 def test_the_stage_writes_what_it_promises(tmp_path, monkeypatch, capsys):
-    from pipeline.stages import split as stage_module
-
     monkeypatch.chdir(tmp_path)
-    params = Path(__file__).parents[3] / "params.yaml"
-    (tmp_path / "params.yaml").write_text(params.read_text())
+    shutil.copy(ROOT / PARAMS, tmp_path)
     manifest = make_manifest({label: [2] * 10 + [1] * 30 for label in CLASSES}, conflicts=2)
-    stage_module.MANIFEST.parent.mkdir(parents=True)
-    manifest.to_csv(stage_module.MANIFEST, index=False)
-    stage_module.main()
-    table = pd.read_csv(stage_module.SPLIT)
+    MANIFEST.parent.mkdir(parents=True)
+    manifest.to_csv(MANIFEST, index=False)
+    split_stage.main()
+    table = pd.read_csv(SPLIT)
     assert list(table.columns) == ["path", "label", "duplicate_group", "part"]
     assert table["path"].tolist() == sorted(manifest["path"])
-    report = json.loads(stage_module.REPORT.read_text())
+    report = json.loads(SPLIT_REPORT.read_text())
     assert sum(sum(labels.values()) for labels in report["images"].values()) == len(manifest)
     assert (
         report["groups"][QUARANTINE]
@@ -279,9 +278,9 @@ def test_the_stage_writes_what_it_promises(tmp_path, monkeypatch, capsys):
     )
     assert len(report["quarantined"]) == 4 and report["largest_share_error"] <= 0.03
     assert "random split would leak" in capsys.readouterr().out
-    first = stage_module.SPLIT.read_bytes(), stage_module.REPORT.read_bytes()
-    stage_module.main()
-    assert first == (stage_module.SPLIT.read_bytes(), stage_module.REPORT.read_bytes())
+    first = SPLIT.read_bytes(), SPLIT_REPORT.read_bytes()
+    split_stage.main()
+    assert first == (SPLIT.read_bytes(), SPLIT_REPORT.read_bytes())
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
