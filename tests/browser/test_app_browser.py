@@ -21,6 +21,7 @@ from PIL import Image
 
 from busi import DISCLAIMER
 from pipeline.paths import ROOT
+from pipeline.serving.app_command import SCRIPT
 from tests.bad_images import encoded
 from tests.pipeline.registry import NAME, empty_store, free_port, keras_file, with_production, working_in  # noqa: F401
 
@@ -59,7 +60,7 @@ def served(tmp_path_factory, with_production):  # noqa: F811
             server = subprocess.Popen(
                 [
                     *(sys.executable, "-c", SERVER, str(record)),
-                    *("run", str(ROOT / "pipeline" / "app.py"), "--server.port", str(port)),
+                    *("run", str(SCRIPT), "--server.port", str(port)),
                 ],
                 cwd=folder, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder / "home")},
             )  # fmt: skip
@@ -128,9 +129,9 @@ def test_from_upload_to_download(page, keras_file):  # noqa: F811
 
     page.wait_for_selector(".legend")
     picture = page.locator(".st-key-result img").first
-    page.get_by_text("It shows where the network looked").wait_for()
+    page.get_by_text("HiResCAM").wait_for()
     before = picture.get_attribute("src")
-    slider = page.get_by_role("slider", name="Opacity of the heat map")
+    slider = page.locator(".st-key-opacity").get_by_role("slider")
     slider.focus()
     slider.press("End")
     page.wait_for_function(
@@ -143,7 +144,7 @@ def test_from_upload_to_download(page, keras_file):  # noqa: F811
     assert picture.get_attribute("src") != before
 
     with page.expect_download() as download:
-        page.get_by_role("button", name="Download as CSV").click()
+        page.locator(".st-key-csv").get_by_role("button").click()
     table = pd.read_csv(download.value.path())
     assert download.value.suggested_filename == "classified.csv"
     [row] = table.to_dict(orient="records")
@@ -158,7 +159,7 @@ def test_nothing_that_is_uploaded_is_written(page, served):
     assert len(noise) > 2_000_000 and Image.open(io.BytesIO(noise)).size == (1500, 1500)
     before = served[1].read_text()
     give(page, **{"large.png": noise, "bad.png": b"no image"})
-    page.get_by_text("that can't be read.").wait_for()
+    page.locator(".stDataFrame").wait_for()
     page.wait_for_selector(".verdict")
     opened = served[1].read_text().removeprefix(before).splitlines()
     assert [path for path in opened if path != os.devnull] == []
