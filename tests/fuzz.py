@@ -1,9 +1,10 @@
 """Malformed files through every reader: `python -m tests.fuzz`, or `make fuzz`.
 
-Each target reads cases of `tests.malformed_inputs` in a process of its own and must take each one or refuse it with a ValueError
-or StageError that names it, within `SECONDS` of processor time, with at most `MEGABYTES` more memory than before, and
-without writing outside its folder. A process that hangs or crashes is replaced and counts as a failure. With atheris
-installed (`make fuzz` does that) a search guided by coverage follows, on the image reader and on the archive reader.
+Each target reads cases of `tests.malformed_inputs` in a process of its own. It must take each one, or refuse it with a
+ValueError or StageError that names it, within `SECONDS` of processor time, with at most `MEGABYTES` more memory than
+before, and without writing outside its folder. A process that hangs or crashes is replaced and counts as a failure.
+With atheris installed (`make fuzz` does that) a search guided by coverage follows, on the image reader and on the
+archive reader.
 
 Another reader becomes a target by one function and one line in `TARGETS`.
 
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from busi.data import archive, audit, duplicates, images, manifest, measures
+from busi.data.layout import CLASSES
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import StageError
 from tests import malformed_inputs
@@ -70,7 +72,7 @@ def read_set(case: malformed_inputs.Case, place: Path) -> None:
     malformed_inputs.write_set(place)
     (place / "benign" / case.name).write_bytes(case.content)
     table, problems = manifest.build_manifest(place, workers=1)
-    audit.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
+    audit.audit_table(table, problems, dict.fromkeys(CLASSES, 2), 6)
     if problems:
         raise ValueError("; ".join(f"{problem.path}: {problem.reason}" for problem in problems))
     if f"benign/{case.name}" not in set(table["path"]):
@@ -156,7 +158,7 @@ def take_folder(case: Callable[[Path], None], place: Path) -> None:
     case(source)
     before = set(place.rglob("*"))
     table, problems = manifest.build_manifest(source, workers=1)
-    audit.audit_table(table, problems, dict.fromkeys(malformed_inputs.CLASSES, 2), 6)
+    audit.audit_table(table, problems, dict.fromkeys(CLASSES, 2), 6)
     try:
         archive.collect(source, place / "out")
     finally:

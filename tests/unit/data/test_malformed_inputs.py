@@ -1,4 +1,4 @@
-"""The short part of `make fuzz`: a few hundred malformed files, each taken or refused by its name, and the heavy ones."""
+"""The short part of `make fuzz`: a few hundred malformed files, each taken or refused by name, and the heavy ones."""
 
 import base64
 import json
