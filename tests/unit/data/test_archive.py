@@ -1,4 +1,4 @@
-"""Untrusted zips and folders: what `busi.data.archive` takes, what it refuses, and that it says which member and why."""
+"""Untrusted zips and folders: what `busi.data.archive` takes, what it refuses, and that it names member and reason."""
 
 import io
 import json
