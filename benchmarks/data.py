@@ -29,7 +29,7 @@ def measure_validate(data: Path, repeats: int, quick: bool) -> None:
         def decoded():
             list(pool.map(decode, files, chunksize=8))
 
-        runs = {"decoding": decoded, "validate": lambda: harness.python(folder, "-m", "pipeline.stages.validate")}
+        runs = {"decoding": decoded, "validate": lambda: harness.stage(folder, "validate")}
         seconds = harness.alternate(runs, repeats)
     ratio = harness.quotients(seconds["validate"], seconds["decoding"])
     harness.record(

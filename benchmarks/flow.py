@@ -19,7 +19,7 @@ WITHOUT_TENSORFLOW = ("validate", "split", "register")
 def main(quick: harness.Quick = False) -> None:
     repeats = 1 if quick else harness.REPEATS
     folder = harness.clone("flow", SMALL)
-    harness.python(folder, "-m", "pipeline.data", "phantom")
+    harness.busi(folder, "data", "phantom")
     harness.python(folder, "-m", "dvc", "repro")
 
     def runs(**commands: tuple[str, ...]) -> dict[str, list[float]]:
@@ -28,7 +28,7 @@ def main(quick: harness.Quick = False) -> None:
             repeats,
         )
 
-    asked = runs(repro=("-m", "dvc", "repro"), status=("-m", "dvc", "status"), flow=("-m", "pipeline.flow"))
+    asked = runs(repro=("-m", "dvc", "repro"), status=("-m", "dvc", "status"), flow=("-m", "pipeline.cli", "flow"))
     ratio = harness.quotients(asked["repro"], asked["status"])
     harness.record(
         quick, "noop", "`dvc repro` with nothing to do", "`dvc status`", "≤ 1.2×",
@@ -36,7 +36,7 @@ def main(quick: harness.Quick = False) -> None:
         {"ratio": ratio, "dvc repro": asked["repro"], "dvc status": asked["status"]},
     )  # fmt: skip
 
-    forced = runs(repro=("-m", "dvc", "repro", "--force"), flow=("-m", "pipeline.flow", "--force"))
+    forced = runs(repro=("-m", "dvc", "repro", "--force"), flow=("-m", "pipeline.cli", "flow", "--force"))
     more, idle = (
         [flow - repro for flow, repro in zip(found["flow"], found["repro"], strict=True)] for found in (forced, asked)
     )
@@ -47,7 +47,7 @@ def main(quick: harness.Quick = False) -> None:
         {"more": more, "more with nothing to do": idle, "dvc repro": forced["repro"], "flow": forced["flow"]},
     )  # fmt: skip
 
-    modules = {name: ("-c", f"import pipeline.{name}") for name in WITHOUT_TENSORFLOW}
+    modules = {name: ("-c", f"import pipeline.stages.{name}") for name in WITHOUT_TENSORFLOW}
     started = runs(nothing=("-c", "pass"), **modules)
     later = {
         name: [mine - bare for mine, bare in zip(started[name], started["nothing"], strict=True)]

@@ -102,11 +102,21 @@ def python(folder: Path, *arguments: str) -> Ended:
     return ended
 
 
+def busi(folder: Path, *arguments: str) -> Ended:
+    """Run the command `busi` of a clone, as `python` does."""
+    return python(folder, "-m", "pipeline.cli", *arguments)
+
+
+def stage(folder: Path, name: str) -> Ended:
+    """Run a stage of a clone, as `python` does."""
+    return python(folder, "-m", f"pipeline.stages.{name}")
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """Variables of a process in a clone: its own store and caches, not a server that is named for the repository."""
+    """Variables of a process in a clone: its own code, store and caches, not those of the repository."""
     servers = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "BUSI_ROOT")
     kept = {name: value for name, value in os.environ.items() if name not in servers}
-    return kept | {"DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc")}
+    return kept | {"DVC_SITE_CACHE_DIR": str(folder / ".cache/dvc"), "PYTHONPATH": f"{folder}:{folder / 'src'}"}
 
 
 def alternate(runs: dict[str, Callable], repeats: int) -> dict[str, list[float]]:

@@ -1,9 +1,9 @@
 """Prediction, of many images, of one and over REST: `python -m benchmarks.prediction`.
 
 The model is the network at the size in `params.yaml` with the pretrained weights; what it says does not matter here.
-Both sides have compiled before anything is measured. Ours is `pipeline.predict.classify`, with the check for unknown
+Both sides have compiled before anything is measured. Ours is `busi predict`, with the check for unknown
 input; theirs a loop that opens 32 files with Pillow, resizes them and calls `model.predict` of the same network, loaded
-by Keras. REST is `pipeline.serve` with a model that was trained for two epochs and promoted.
+by Keras. REST is `busi serve` with a model that was trained for two epochs and promoted.
 """
 
 import base64
@@ -151,12 +151,12 @@ def measure_rest(files: list[Path], requests: int, quick: bool) -> None:
 def served():
     """The address of an endpoint on a small model of its own, as long as the block lasts."""
     folder = harness.clone("rest", SMALL)
-    harness.python(folder, "-m", "pipeline.data", "phantom")
+    harness.busi(folder, "data", "phantom")
     harness.python(folder, "-m", "dvc", "repro")
-    harness.python(folder, "-m", "pipeline.promote", "promote", "1", "--force", "--reason", "to measure it", "--yes")
+    harness.busi(folder, "promote", "1", "--force", "--reason", "to measure it", "--yes")
     port = choose_port(None)
     server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "pipeline.serve", "--port", str(port)],
+        [sys.executable, "-u", "-m", "pipeline.cli", "serve", "--port", str(port)],
         cwd=folder,
         env=harness.environment(folder),
         stdout=subprocess.PIPE,
@@ -164,7 +164,7 @@ def served():
     )
     try:
         if not any(DISCLAIMER in line for line in server.stdout):
-            sys.exit("pipeline.serve did not come up")
+            sys.exit("busi serve did not come up")
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         server.send_signal(signal.SIGINT)

@@ -16,8 +16,8 @@ import typer
 from benchmarks import harness
 from busi.data import layout
 from pipeline.runtime.atomic_io import write_csv, write_json
+from pipeline.runtime.lifecycle import STAGES
 
-STAGES = ("validate", "split", "featurize", "train", "evaluate", "register")
 COUNTS = (780, 1560, 3120, 6240)
 TIMES = 10
 EPOCHS = {"train.head_epochs": 1, "train.tail_epochs": 1}
@@ -77,7 +77,7 @@ def measure_memory(count: int, quick: bool) -> None:
 
 
 def run(folder: Path, stage: str, count: int) -> harness.Ended:
-    ended = harness.python(folder, "-m", f"pipeline.{stage}")
+    ended = harness.stage(folder, stage)
     print(f"  {count} images, {stage}: {ended.seconds:.1f} s, {ended.memory:,.0f} MiB", flush=True)
     return ended
 

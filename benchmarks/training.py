@@ -5,7 +5,7 @@ batches of 16 read by `image_dataset_from_directory`, a fifth of the images for 
 on the flattened features. Its epoch is measured in `model.fit` after two batches have been traced and compiled, and
 counted ten times; its imports and compiling are not counted. Ours are the stages as `dvc repro` starts them, each a
 whole process: `featurize` and `train` with five epochs of the head and five of the tail, and for a further fold of a
-cross-validation `pipeline.crossval` with five folds, after one that had computed the prefix.
+cross-validation `busi crossval` with five folds, after one that had computed the prefix.
 """
 
 import shutil
@@ -30,20 +30,20 @@ def main(images: harness.Images = None, quick: harness.Quick = False) -> None:
     at_256 = harness.clone("training-256", RECIPE | {"featurize.image_size": 256}, data)
     for place in (folder, at_256):
         for stage in ("validate", "split"):
-            harness.python(place, "-m", f"pipeline.{stage}")
+            harness.stage(place, stage)
     epoch = usual_recipe(harness.pictures(data))
     seconds = harness.alternate(
         {
             "an epoch of the usual recipe": epoch,
-            "featurize": lambda: harness.python(folder, "-m", "pipeline.stages.featurize"),
-            "train": lambda: harness.python(folder, "-m", "pipeline.stages.train"),
+            "featurize": lambda: harness.stage(folder, "featurize"),
+            "train": lambda: harness.stage(folder, "train"),
         },
         repeats,
     )
     usual = [EPOCHS * one for one in seconds["an epoch of the usual recipe"]]
     cached = seconds["train"]
     cold = [sum(both) for both in zip(seconds["featurize"], cached, strict=True)]
-    large = [harness.python(at_256, "-m", f"pipeline.{stage}").seconds for stage in ("featurize", "train")]
+    large = [harness.stage(at_256, stage).seconds for stage in ("featurize", "train")]
     further = [fold(folder)]
     figures = {
         "usual recipe, 10 epochs": usual, **seconds,
@@ -96,9 +96,9 @@ def usual_recipe(pictures: list[Path]):
 
 def fold(folder: Path) -> float:
     """Seconds for each of five further folds, two at a time, with the start and the end of the command."""
-    harness.python(folder, "-m", "pipeline.crossval", "--folds", "2")  # the prefix of all images, and its two folds
+    harness.busi(folder, "crossval", "--folds", "2")  # the prefix of all images, and its two folds
     started = time.perf_counter()
-    harness.python(folder, "-m", "pipeline.crossval", "--folds", str(FOLDS))
+    harness.busi(folder, "crossval", "--folds", str(FOLDS))
     return (time.perf_counter() - started) / FOLDS
 
 

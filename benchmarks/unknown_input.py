@@ -19,10 +19,10 @@ from tabulate import tabulate
 
 from busi.data.images import prepare, read_image
 from busi.data.layout import IMAGE_SUFFIXES
-from busi.evaluation.metrics import wilson
+from busi.evaluation.resampling import wilson_share
 from busi.model.inference import compile_pass
-from busi.model.ood_detection import Novelty
-from pipeline.stages.evaluate import DATA, MODEL, NOVELTY, SPLIT
+from busi.model.ood_detection import OodDetector
+from pipeline.paths import DATA, MODEL, OOD_DETECTOR, SPLIT
 
 SIDE = 400
 SEED = 0
@@ -30,9 +30,9 @@ MASKS = 150
 
 
 def main(pictures: Annotated[Path | None, typer.Option(help="a folder with a folder of images a kind")] = None) -> None:
-    from busi.model.network import load_model
+    from busi.model.saving import load_model
 
-    model, novelty = load_model(MODEL), Novelty.load(NOVELTY)
+    model, novelty = load_model(MODEL), OodDetector.load(OOD_DETECTOR)
     look, size = compile_pass(model), model.input_shape[1]
 
     def refused(images: list[Image.Image]) -> int:
@@ -81,7 +81,7 @@ def kinds(pictures: Path | None) -> dict[str, list[Image.Image]]:
 
 
 def _share(count: int, n: int) -> tuple[str, str, int]:
-    low, high = wilson(count, n, 0.95)
+    low, high = wilson_share(count, n, 0.95)[1:3]
     return f"{count / n:.3f}", f"{low:.3f} to {high:.3f}", n
 
 
