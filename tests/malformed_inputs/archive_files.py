@@ -54,7 +54,7 @@ def heavy_archives() -> tuple[tuple[str, bytes], ...]:
     return (
         ("one bomb", zipped([*good_set(), ("benign/bomb.png", bytes(250_000_000))])),
         ("bombs below each limit", zipped([*good_set(), *((f"benign/{n}.png", bytes(1 << 20)) for n in range(2000))])),
-        ("many_in_one_place members", many_in_one_place),
+        ("overlapping members", many_in_one_place),
         ("zip in zip in zip", nested),
         ("a size that lies", _lying(zeros)),
         ("100001 members", zipped([(f"benign/{n}.png", b"") for n in range(100_001)])),
