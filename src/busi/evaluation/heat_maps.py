@@ -1,4 +1,4 @@
-"""Heat maps in one file, for who draws them without running the network."""
+"""One file of heat maps: `evaluate` writes it, and `report` draws from it without running the network."""
 
 import io
 import zipfile
@@ -25,7 +25,7 @@ def load(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {path: archive[path] for path in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{file} is not a file of heat maps: {error}\n  run `dvc repro evaluate`") from error

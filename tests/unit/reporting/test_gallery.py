@@ -1,53 +1,37 @@
-"""The gallery shows the images that its titles promise, and draws map and outline where they belong."""
+"""The gallery draws map and outline where they belong."""
 
 import io
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
-from busi.data.layout import CLASSES
 from busi.reporting import gallery
 
-
-def predictions(n: int = 60, right: float = 0.7) -> pd.DataFrame:
-    rng = np.random.default_rng(4)
-    labels = np.resize([0, 1, 2], n)
-    favoured = np.where(rng.random(n) < right, labels, (labels + 1) % 3)
-    scores = np.exp(rng.normal(size=(n, 3)) / 3 + 2 * np.eye(3)[favoured])
-    probabilities = scores / scores.sum(axis=1, keepdims=True)
-    table = pd.DataFrame({"path": [f"{i:03d}.png" for i in range(n)], "label": np.take(CLASSES, labels)})
-    table["predicted"] = np.take(CLASSES, probabilities.argmax(axis=1))
-    return table.assign(**dict(zip(CLASSES, probabilities.T, strict=True)))
+GRAY = np.full((200, 300), 128, np.uint8)
 
 
-def test_each_kind_holds_what_its_title_says_and_no_image_twice():
-    table = predictions()
-    chosen = gallery.choose(table)
-    places = [place for kind in chosen.values() for place in kind]
-    assert len(places) == len(set(places)) == 3 + gallery.WRONG + gallery.UNCERTAIN
-    sure = table[list(CLASSES)].max(axis=1)
-    is_right = table["label"] == table["predicted"]
-    assert [table["label"][place] for place in chosen["right"]] == list(CLASSES)
-    for place in chosen["right"]:
-        assert sure[place] == sure[is_right & (table["label"] == table["label"][place])].max()
-    assert list(sure[chosen["wrong"]]) == sorted(sure[~is_right], reverse=True)[: gallery.WRONG]
-    gap = table[list(CLASSES)].apply(lambda row: row.nlargest(2).iloc[0] - row.nlargest(2).iloc[1], axis=1)
-    assert list(gap[chosen["uncertain"]]) == sorted(gap.drop([*chosen["right"], *chosen["wrong"]]))[: gallery.UNCERTAIN]
+def predictions() -> pd.DataFrame:
+    table = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["benign", "normal"], "predicted": ["benign", "benign"]})
+    return table.assign(benign=[0.9, 0.7], malignant=[0.06, 0.2], normal=[0.04, 0.1])
 
 
-def test_the_order_of_the_rows_does_not_matter():
-    table = predictions()
-    shuffled = table.sample(frac=1, random_state=1)
-    for kind, places in gallery.choose(shuffled).items():
-        assert list(shuffled["path"].iloc[places]) == list(table["path"].iloc[gallery.choose(table)[kind]])
+def test_an_entry_is_a_prediction_with_its_pictures():
+    lesion = np.zeros((200, 300), dtype=bool)
+    lesion[60:140, 100:200] = True
+    maps = {"a.png": np.ones((2, 2), np.float32), "b.png": np.zeros((2, 2), np.float32)}
+    found = gallery.entries(predictions(), maps, lambda path: GRAY, {"a.png": lesion, "b.png": None}.get)
+    [right], [wrong] = found["right"], found["wrong"]
+    assert (right["path"], right["outlined"], right["empty"]) == ("a.png", True, False)
+    assert (wrong["path"], wrong["outlined"], wrong["empty"]) == ("b.png", False, True)
+    assert right["image"] == gallery.picture(GRAY) and right["overlay"] == gallery.overlay(GRAY, maps["a.png"], lesion)
+    assert found["uncertain"] == []
 
 
-def test_without_mistakes_or_with_few_images_there_is_less_to_show():
-    assert gallery.choose(predictions(right=1.0))["wrong"] == []
-    assert {kind: len(places) for kind, places in gallery.choose(predictions(3, right=0.0)).items()} == {
-        "right": 0, "wrong": 3, "uncertain": 0,
-    }  # fmt: skip
+def test_a_missing_map_is_named():
+    with pytest.raises(ValueError, match=r"b\.png"):
+        gallery.entries(predictions(), {"a.png": np.ones((2, 2))}, lambda path: GRAY, lambda path: None)
 
 
 def pixels(content: bytes) -> np.ndarray:
