@@ -12,8 +12,10 @@ import pytest
 
 from busi.data.layout import CLASSES
 from busi.data.manifest import COLUMNS
+from pipeline.dataset import read_counted_dataset, read_dataset
 from pipeline.params import read_params
 from pipeline.paths import DATA_DOCS, MANIFEST, ROOT, VALIDATION_REPORT
+from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import stage
 from pipeline.stages import validate
 from pipeline.validation.expectations import suite
@@ -218,3 +220,11 @@ def test_no_data_at_all(tmp_path):
     assert "busi data phantom" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_a_description_without_counts_is_enough_for_its_name(tmp_path):
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"name": "x", "synthetic": False}))
+    assert read_dataset(path) == {"name": "x", "synthetic": False}
+    with pytest.raises(StageError, match="received counts None"):
+        read_counted_dataset(path)

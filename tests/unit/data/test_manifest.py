@@ -141,6 +141,20 @@ def test_masks_are_united(data):
     assert np.array_equal(lesion_masks(data, manifest)("benign/benign (1).png"), bad_images.disc() | right)
 
 
+def test_a_lesion_is_read_off_its_masks_alone(data):
+    manifest, _ = build_manifest(data)
+    manifest.loc[manifest["path"] == "malignant/malignant (2).png", "mask_count"] = 0
+    for path in data.rglob("*.png"):
+        if "_mask" not in path.name:
+            path.write_bytes(b"not opened")
+    (data / "benign" / "benign (2)_mask.png").write_bytes(b"not opened either")
+    lesion = lesion_masks(data, manifest)
+    assert np.array_equal(lesion("benign/benign (1).png"), bad_images.disc())
+    assert lesion("malignant/malignant (2).png") is None
+    with pytest.raises(KeyError):
+        lesion("benign/benign (99).png")
+
+
 def test_mask_without_image(data):
     (data / "benign" / "benign (1).png").unlink()
     _, problems = build_manifest(data)
