@@ -337,7 +337,7 @@ def test_no_name_ever_writes_outside_the_folder(extra):
         assert all(re.fullmatch(r"a/b/c/out/(benign|malignant|normal)/[^/]+", name) for name in written), written
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_zip_gives_a_value_error_or_the_true_files(data):
     with tempfile.TemporaryDirectory() as place:

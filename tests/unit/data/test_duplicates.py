@@ -109,7 +109,7 @@ def test_images_that_share_layers_but_not_texture_are_not_grouped():
     assert len(set(groups)) == 12
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.permutations(range(24)))
 def test_the_order_of_the_images_does_not_matter(order):
     prints = mixed_prints()
@@ -118,7 +118,7 @@ def test_the_order_of_the_images_does_not_matter(order):
     assert {frozenset(order[k] for k in group) for group in partition(shuffled)} == partition(groups)
 
 
-@pytest.mark.parametrize("steps", [12, 40])
+@pytest.mark.parametrize("steps", [12, 24])
 def test_a_sequence_that_drifts_from_one_image_to_another_is_cut(steps):
     start, end = texture(1).astype(float), texture(2).astype(float)
     frames = [fingerprint((start * (1 - t) + end * t).astype(np.uint8)) for t in np.linspace(0, 1, steps)]
@@ -156,7 +156,7 @@ def test_pairs_say_which_are_mirrored(sources):
 
 def test_giving_up_hopeless_pairs_changes_nothing_among_near_duplicates(monkeypatch):
     """On many pairs that look alike at 16 x 16: half of them altered copies, all of a coarse texture."""
-    coarse = [gaussian_filter(texture(seed, (400, 470)), 12)[:230, :270] for seed in range(30)]
+    coarse = [gaussian_filter(texture(seed, (400, 470)), 12)[:230, :270] for seed in range(16)]
     stretched = [((c - c.min()) * (255 / np.ptp(c))).astype(np.uint8) for c in coarse]
     copies = [cropped(gray, 0.1, 0.05, 0.05, 0.1) for gray in stretched]
     prints = np.stack([fingerprint(gray) for gray in (*stretched, *copies)])
@@ -164,7 +164,7 @@ def test_giving_up_hopeless_pairs_changes_nothing_among_near_duplicates(monkeypa
     monkeypatch.setattr(duplicates, "HOPEFUL", (-1.0, -1.0, -1.0))
     whole = find_pairs(prints)
     pd.testing.assert_frame_equal(fast[fast["twins"]], whole[whole["twins"]])
-    assert fast["twins"].sum() >= 25
+    assert fast["twins"].sum() >= 13
     both = fast.merge(whole, on=["first", "second"], suffixes=("", "_whole"))
     assert len(both) == len(fast) == len(whole)
     assert (both["score"] < both["score_whole"]).any() and (both["score"] <= both["score_whole"]).all()

@@ -59,7 +59,7 @@ def sound() -> pd.DataFrame:
     return make_split(make_manifest({label: [2, 1, 1, 1] for label in CLASSES}, conflicts=1), FRACTIONS, 0).table
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(manifests, fractions_, st.integers(0, 2**32))
 def test_every_pair_of_parts_is_disjoint_and_every_image_has_one_part(manifest, fractions, seed):
     table = make_split(manifest, fractions, seed).table
@@ -75,7 +75,7 @@ def test_every_pair_of_parts_is_disjoint_and_every_image_has_one_part(manifest, 
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40))
 def test_equal_files_are_one_group_even_where_the_manifest_disagrees(seed, repeats):
     sizes = {label: [1] * 20 + [2] * 10 for label in CLASSES}
@@ -97,7 +97,7 @@ def test_equal_files_are_one_group_even_where_the_manifest_disagrees(seed, repea
     assert ((joined["part"] == QUARANTINE) == conflict).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.fixed_dictionaries({label: st.lists(st.integers(1, 4), min_size=40, max_size=120) for label in CLASSES}),
     fractions_,
@@ -332,7 +332,7 @@ def test_folds_that_leave_nothing_to_train_on_are_refused(folds, val):
         make_folds(make_manifest({label: [1] * 9 for label in CLASSES}), folds, val, seed=0)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(manifests, st.integers(0, 2**32))
 def test_dealing_at_random_keeps_the_images_and_the_size_of_each_class_in_each_part(manifest, seed):
     table = make_split(manifest, FRACTIONS, 0).table
