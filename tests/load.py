@@ -9,7 +9,7 @@ A small phantom is run to the end twice, which gives two versions of one model, 
   the first one ends, while the clients go on. What answers then is sent hostile requests.
 - eight processes register, four read and one promotes and rolls back, in one embedded store, for two fifths of the
   time. Every registration must be there at the end, every reader must have seen a store that agrees with itself, and
-  `pipeline.promote verify --all` must find nothing.
+  `busi verify --all` must find nothing.
 
 Of the trial of a registered version by a fresh process, which takes seconds of two processors, the second part leaves
 out all but those that made the two versions.
@@ -305,8 +305,8 @@ def storing(workspace: Workspace, seconds: float, seed: int) -> list[str]:
     process = workspace.start("busi", "verify", "--all")
     output = process.communicate()[0]
     if process.returncode:
-        failures.append(f"pipeline.promote verify --all ended with {process.returncode}:\n{output[-2000:]}")
-    print(f"  pipeline.promote verify --all: {process.returncode}, after {time.monotonic() - begun:.0f} s")
+        failures.append(f"busi verify --all ended with {process.returncode}:\n{output[-2000:]}")
+    print(f"  busi verify --all: {process.returncode}, after {time.monotonic() - begun:.0f} s")
     return failures
 
 
