@@ -19,7 +19,8 @@ from PIL import Image
 from busi import DISCLAIMER
 from busi.data.layout import CLASSES
 from pipeline.paths import ROOT
-from pipeline.serving import predict
+from pipeline.runtime.errors import StageError
+from pipeline.serving import predict, serve
 from tests.pipeline.registry import NAME, free_port, post, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -162,30 +163,34 @@ def test_files_and_folders_are_predicted_as_a_table_csv_and_json(promoted, known
     assert "1 classified, 2 refused by" in table and DISCLAIMER in table and "ä b.PNG" in table
 
 
-def test_a_path_that_is_not_there_and_an_empty_folder_are_errors_before_anything_is_loaded(promoted, tmp_path):
+def test_a_path_that_is_not_there_and_an_empty_folder_are_errors_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.registry.production.load", lambda name: pytest.fail("loaded"))
     for path, reason in [(tmp_path / "nope.png", "not found"), (tmp_path, "has no image file in it")]:
-        code, said, errors = run(promoted, "predict", str(path))
-        assert (code, said) == (1, "") and reason in errors and "Traceback" not in errors
+        with pytest.raises(StageError, match=reason):
+            predict.run([path], as_csv=False, as_json=False, model=NAME)
 
 
-def test_a_model_that_was_altered_or_never_promoted_is_not_served(promoted, served, known, tmp_path):
+def test_a_model_that_was_altered_or_never_promoted_is_not_served(promoted, served, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)  # this process keeps its own
     [model] = promoted.glob("mlruns/artifacts/*/models/*/artifacts/data/keras/model.keras")
     kept = model.read_bytes()
     model.write_bytes(kept + b"\n")
     (tmp_path / "image.png").write_bytes(known[0][0])
     try:
-        for command in (["serve", "--port", str(free_port())], ["predict", str(tmp_path)]):
-            code, _, errors = run(promoted, *command, "--model", NAME)
-            assert code == 1 and "data/keras/model.keras was changed" in errors and "Traceback" not in errors
+        with pytest.raises(StageError, match=r"data/keras/model\.keras was changed"):
+            serve.run(free_port(), NAME)
+        with pytest.raises(StageError, match=r"data/keras/model\.keras was changed"):
+            predict.run([tmp_path], as_csv=False, as_json=False, model=NAME)
     finally:
         model.write_bytes(kept)
     # What was verified before goes on answering: it is a copy
     assert ask_for(served[0], rows_of(known[0][0]))[0] == 200
-    code, _, errors = run(promoted, "predict", str(tmp_path), "--model", "other")
-    assert code == 1 and "other has no Production version" in errors and "make promote" in errors
+    with pytest.raises(StageError, match="other has no Production version"):
+        predict.run([tmp_path], as_csv=False, as_json=False, model="other")
 
 
-def test_a_port_that_is_taken_is_said(promoted, served):
+def test_a_port_that_is_taken_is_said(served, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)
     port = re.search(r":(\d+)/", served[0])[1]
-    code, _, errors = run(promoted, "serve", "--model", NAME, "--port", port)
-    assert code == 1 and f"port {port} is taken" in errors
+    with pytest.raises(StageError, match=f"port {port} is taken"):
+        serve.run(int(port), NAME)
