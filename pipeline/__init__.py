@@ -1,7 +1,7 @@
-"""How the pipeline runs: one thin module a stage, each `python -m pipeline.stages.<stage>` from the repository root.
+"""How the pipeline runs: the `busi` command, and one thin module a stage, both from the repository root.
 
 Importing this package points every tool's cache and telemetry switch into the repository, before any of them
-is imported, so that a stage writes nothing outside it whether it is started by make, by DVC or by hand.
+is imported, so that a stage writes nothing outside it whether it is started by `busi`, by DVC or by hand.
 """
 
 import importlib.util

@@ -46,7 +46,7 @@ def end_tree(process: subprocess.Popen) -> None:
             while any(is_alive(one.pid) for one in tree) and time.monotonic() < deadline:
                 process.poll()
                 time.sleep(_POLL_SECONDS)
-            if not (tree := _members(process.pid)):
+            if not any(is_alive(one.pid) for one in tree | _members(process.pid)):
                 break
     except BaseException:
         _send(tree | _members(process.pid), signal.SIGKILL)
