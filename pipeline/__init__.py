@@ -48,5 +48,5 @@ def _say_interrupted(kind: type[BaseException], error: BaseException, trace) -> 
     print("\ninterrupted", file=sys.stderr)
 
 
-# Ctrl-C while the packages below are imported, which takes seconds; later `pipeline.runtime.lifecycle.stage` has the word
+# For Ctrl-C while packages are imported, which takes seconds; later `pipeline.runtime.lifecycle.stage` handles it
 _excepthook, sys.excepthook = sys.excepthook, _say_interrupted
