@@ -232,21 +232,14 @@ def _merged_groups(manifest: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     if manifest["label_conflict"].dtype != bool:
         raise ValueError(f"label_conflict must be True or False; received {manifest['label_conflict'].unique()[:3]}")
 
-    groups = _join_by_files(manifest)
+    # A graph of groups and files with an edge for each row; each connected part becomes one group, named by its first id
+    names, count = manifest["duplicate_group"], len(manifest)
+    group, file = pd.factorize(names)[0], pd.factorize(manifest["sha256"])[0]
+    edges = coo_array((np.ones(count, bool), (group, count + file)), shape=(2 * count, 2 * count))
+    groups = names.groupby(connected_components(edges, directed=False)[1][group]).transform("min")
     two_labels = manifest["label"].groupby(groups).transform("nunique") > 1
     flagged = manifest["label_conflict"].groupby(groups).transform("any")
     return groups, two_labels | flagged
-
-
-def _join_by_files(manifest: pd.DataFrame) -> pd.Series:
-    """The id of each row's group, after groups that hold equal files are joined under the first of their ids."""
-    names, files = manifest["duplicate_group"], manifest["sha256"]
-    group, file = pd.factorize(names)[0], pd.factorize(files)[0]
-    # A graph of groups and files, with an edge for each row
-    count = len(manifest)
-    edges = coo_array((np.ones(count, bool), (group, count + file)), shape=(2 * count, 2 * count))
-    joined = connected_components(edges, directed=False)[1][group]
-    return names.groupby(joined).transform("min")
 
 
 def _group_sizes(clean: pd.DataFrame, label: str) -> dict[str, int]:
