@@ -13,7 +13,8 @@ import pytest
 from pipeline.registry import audit_log, checks, production, verify
 from pipeline.runtime.errors import StageError
 from pipeline.tracking import connection, versions
-from tests import load
+from tests import load, load_store
+from tests.load_tools import Found
 from tests.pipeline.registry import NAME, promote, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Streamlit's, MLflow's and their libraries' own
@@ -40,7 +41,7 @@ def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, 
     real, loaded = production.load, []
     monkeypatch.setattr(production, "load", lambda name: loaded.append(real(name)) or loaded[-1])
     files = {path.name: path.read_bytes() for path in keras_file.with_name("smoke").glob("*.image")}
-    ended, known, found = threading.Event(), {}, [load.Found() for _ in range(4)]
+    ended, known, found = threading.Event(), {}, [Found() for _ in range(4)]
     threads = [
         threading.Thread(target=load.session, args=(files, random.Random(f"{SEED} {n}"), ended, known, one))
         for n, one in enumerate(found)
@@ -91,8 +92,8 @@ def test_a_reader_waits_for_a_promotion_that_is_under_way_and_not_for_a_killed_o
 
 
 def test_of_a_crowd_in_one_store_nothing_is_lost(two):
-    said = load.crowd(two, registering=2, reading=1, seconds=3, seed=SEED)
+    said = load_store.crowd(two, registering=2, reading=1, seconds=3, seed=SEED)
     assert [error for found in said.values() for error in found["errors"]] == []
     assert all(found["seconds"] for found in said.values())
-    assert load.held(two, said) == []
+    assert load_store.held(two, said) == []
     assert checks.failures(verify.verify(NAME, every=True)) == []
