@@ -46,12 +46,13 @@ class Served:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "BUSI_ROOT": str(workspace.folder),
+            "ARG_PORT": str(port),
             "PREFECT_API_URL": self.api,
             "BUSI_NOTIFY": "custom-webhook/team",
         }
         (workspace.folder / ".cache").mkdir(exist_ok=True)
         self.processes = []
-        self._start(*self._recipe("server", f"PORT={port}"))
+        self._start(*self._recipe("server"))
         wait_until(self._is_up, "the server")
         save = (
             "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Webhook\n"
@@ -63,8 +64,8 @@ class Served:
             workspace.run("bash", "-c", command)
         self._start(worker)
 
-    def _recipe(self, target: str, *variables: str) -> list[str]:
-        printed = self.workspace.run("make", "-n", target, *variables)
+    def _recipe(self, target: str) -> list[str]:
+        printed = self.workspace.run("make", "-n", target)
         return [line for line in printed.splitlines() if line.startswith("prefect ")]
 
     def _start(self, command: str) -> None:
