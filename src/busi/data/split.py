@@ -232,7 +232,7 @@ def _merged_groups(manifest: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     if manifest["label_conflict"].dtype != bool:
         raise ValueError(f"label_conflict must be True or False; received {manifest['label_conflict'].unique()[:3]}")
 
-    # A graph of groups and files with an edge for each row; each connected part becomes one group, named by its first id
+    # A graph of groups and files with an edge a row; each connected part becomes a group, named by its first id
     names, count = manifest["duplicate_group"], len(manifest)
     group, file = pd.factorize(names)[0], pd.factorize(manifest["sha256"])[0]
     edges = coo_array((np.ones(count, bool), (group, count + file)), shape=(2 * count, 2 * count))
