@@ -94,7 +94,7 @@ def test_an_edit_to_what_decides_a_result_makes_new_folds(repository, manifest, 
 def test_a_parameter_that_decides_a_result_makes_new_folds_and_one_of_the_gate_does_not(repository, manifest):
     before = keys(repository, manifest)
     assert not set(keys(repository, manifest, train={"patience": 3})) & set(before)
-    assert keys(repository, manifest, flow={"retries": 1}) == before
+    assert keys(repository, manifest, register={"gate_slice_images": 30}) == before
 
 
 def test_averaged_views_begin_with_the_image_itself_and_have_its_mirror_image():
