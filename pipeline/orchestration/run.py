@@ -18,6 +18,7 @@ def run() -> None:
         StageError: the data could not be brought in.
     """
     data.bring(None)
+    sys.stdout.flush()  # before what DVC prints
     repro = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], start_new_session=True)
     try:
         code = repro.wait()
