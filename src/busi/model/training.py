@@ -258,7 +258,7 @@ class _State:
         if row["val_loss"] < self.best_loss:
             self.best_loss, self.waited = row["val_loss"], 0
             self.best = [np.array(value) for value in self.trainable_layers.get_weights()]
-        # The head phase only prepares: patience ends the phase that adapts the trainable_layers
+        # The head phase only prepares: patience ends the phase in which all trainable layers learn
         self.stopped = row["phase"] == "tail" and self.waited >= patience
         self._write()
 

@@ -1,7 +1,7 @@
 """The network that is pretrained on phantoms, several tasks at once, and the backbone that is kept of it.
 
 The tasks are the class and each BI-RADS descriptor; at an eighth of the input's resolution, decoded from three feature
-levels, the lesion mask and the tissue's echogenicity, which is the image without its speckle, shadows and gain; and one
+maps, the lesion mask and the tissue's echogenicity, which is the image without its speckle, shadows and gain; and one
 that needs no truth, that two views of one phantom are described alike (VICReg: Bardes, Ponce & LeCun, ICLR 2022). The
 decoder and the heads are thrown away afterwards. Runs on any Keras backend.
 """
@@ -32,12 +32,12 @@ def build_pretrainer() -> tuple[keras.Model, keras.Model]:
     scaled = layers.Normalization(
         mean=[255 * m for m in IMAGENET_MEAN], variance=[(255 * s) ** 2 for s in IMAGENET_STD]
     )(layers.Concatenate()([pixels, pixels, pixels]))
-    levels = keras.Model(
+    feature_maps = keras.Model(
         backbone.input,
         [backbone.get_layer(name).output for name in ("pool3_conv", "pool4_conv", "relu")],
-        name="levels",
+        name="feature_maps",
     )
-    eighth, sixteenth, last = levels(scaled)
+    eighth, sixteenth, last = feature_maps(scaled)
     decoded = layers.Conv2D(48, 1)(eighth)
     for level, scale in ((sixteenth, 2), (last, 4)):
         decoded = decoded + layers.UpSampling2D(scale)(layers.Conv2D(48, 1)(level))
