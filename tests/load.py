@@ -11,7 +11,7 @@ A small phantom is run to the end twice, which gives two versions of one model, 
   time. Every registration must be there at the end, every reader must have seen a store that agrees with itself, and
   `busi verify --all` must find nothing.
 
-Of the trial of a registered version by a fresh process, which takes seconds of two processors, the second part leaves
+Of the smoke test of a registered version by a fresh process, which takes seconds of two processors, the second part leaves
 out all but those that made the two versions.
 """
 

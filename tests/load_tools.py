@@ -21,7 +21,7 @@ from tests.pipeline.registry import free_port
 PLACE = ROOT / ".cache" / "load"
 NAME = "busi-densenet121-phantom"
 GROWTH = 0.05
-SAME = 1e-3  # of a probability, as at the trial of a version
+SAME = 1e-3  # of a probability, as in the smoke test of a version
 READY = "ready"
 
 

@@ -157,7 +157,7 @@ def _agree(
     if yes:
         return
     if not sys.stdin.isatty():
-        raise StageError("nobody is there to be asked\n  add --yes (YES=1 with make) to go on without asking")
+        raise StageError("no terminal to ask on\n  add --yes (YES=1 with make) to go on without asking")
     if input(f"{action} {version.name} version {version.version}? [y/N]: ").strip().lower() not in ("y", "yes"):
         raise StageError("stopped; nothing was changed")
 

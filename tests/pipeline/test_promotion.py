@@ -420,14 +420,14 @@ def test_where_the_old_stage_can_not_be_archived_along_the_versions_move_one_by_
     assert wrong() == {}
 
 
-# The real trial
+# The real smoke test
 
 
-def test_the_trial_loads_what_is_in_the_store_and_notices_another_model(folder, keras_file):
+def test_the_smoke_test_loads_what_is_in_the_store_and_notices_another_model(folder, keras_file):
     add_version()
     version = names.choose(NAME, 1)
 
-    def trial():
+    def smoke_test():
         with logged_model.files_of(version) as copy:
             return REAL_SMOKE_TEST(version, copy)
 
@@ -437,15 +437,15 @@ def test_the_trial_loads_what_is_in_the_store_and_notices_another_model(folder, 
     model = keras.saving.load_model(keras_file)
     model.layers[-1].set_weights([weight + 0.3 * np.arange(3) for weight in model.layers[-1].get_weights()])
     model.save(stored)
-    found = trial()
+    found = smoke_test()
     assert not found.passed
     assert found.value > found.threshold
     assert "differ by up to" in found.sentence
     (files("1") / "MLmodel").write_text("flavors: {}")
-    assert "can't be loaded and used" in trial().sentence
+    assert "can't be loaded and used" in smoke_test().sentence
     for path in Path("mlruns").rglob("*.image"):
         path.write_bytes(b"another image")
-    assert "was changed or is missing" in trial().sentence
+    assert "was changed or is missing" in smoke_test().sentence
 
 
 # The command line
