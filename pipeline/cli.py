@@ -4,13 +4,17 @@ This module declares names, options and help. Each command then calls a plain fu
 is, imported only when the command runs: `busi --help` and shell completion load neither TensorFlow nor MLflow.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
+from pipeline.paths import PARAMS
+from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import STAGES, stage
 
 SOURCES = ("phantom", "busi", "kaggle")
@@ -80,7 +84,7 @@ def data(
       busi data phantom
       busi data ~/Downloads/archive.zip && dvc repro
     """
-    with stage("data"):
+    with _command("data"):
         from pipeline.ingest import data
 
         data.bring(source)
@@ -99,7 +103,7 @@ def run() -> None:
       busi run
       busi data archive.zip && busi run
     """
-    with stage("run"):
+    with _command("run"):
         from pipeline.orchestration import run
 
         run.run()
@@ -138,7 +142,7 @@ def flow(
       busi flow --until train --force
       busi flow --set train.seed=3 --set split.seed=4
     """
-    with stage("flow"):
+    with _command("flow"):
         from pipeline.orchestration import flow
 
         flow.run(until, force, flow.parse_changes(changes or []))
@@ -167,7 +171,7 @@ def crossval(
       busi crossval --folds 10
       busi crossval --repeats 5 --scheduler tcp://10.0.0.1:8786
     """
-    with stage("crossval"):
+    with _command("crossval"):
         from pipeline.orchestration import crossval
 
         crossval.run(folds, repeats, scheduler)
@@ -184,7 +188,7 @@ def versions(model: Model = None) -> None:
       busi versions
       busi versions --model busi-densenet121-phantom
     """
-    with stage("versions"):
+    with _command("versions"):
         from pipeline.registry import commands
 
         commands.list_versions(model)
@@ -201,7 +205,7 @@ def show(version: Version = None, model: Model = None) -> None:
       busi show
       busi show 3
     """
-    with stage("show"):
+    with _command("show"):
         from pipeline.registry import commands
 
         commands.show(version, model)
@@ -225,7 +229,7 @@ def card(
       busi card 3
       busi card 3 --output card.md
     """
-    with stage("card"):
+    with _command("card"):
         from pipeline.registry import commands
 
         commands.card(version, output, model)
@@ -256,7 +260,7 @@ def promote(
       busi promote
       busi promote 3 --force --reason "agreed at the review of 3 May" --yes
     """
-    with stage("promote"):
+    with _command("promote"):
         from pipeline.registry import commands
 
         commands.promote(version, force, reason, yes, model)
@@ -273,7 +277,7 @@ def rollback(reason: Reason = "", yes: Yes = False, model: Model = None) -> None
     Examples
       busi rollback --reason "too many false alarms"
     """
-    with stage("rollback"):
+    with _command("rollback"):
         from pipeline.registry import commands
 
         commands.rollback(reason, yes, model)
@@ -289,7 +293,7 @@ def history(model: Model = None) -> None:
     Examples
       busi history
     """
-    with stage("history"):
+    with _command("history"):
         from pipeline.registry import commands
 
         commands.history(model)
@@ -309,7 +313,7 @@ def verify(
     Examples
       busi verify --all
     """
-    with stage("verify"):
+    with _command("verify"):
         from pipeline.registry import commands
 
         commands.verify(every, model)
@@ -332,7 +336,7 @@ def reproduce(
     Examples
       busi reproduce 3
     """
-    with stage("reproduce"):
+    with _command("reproduce"):
         from pipeline.registry import reproduce
 
         reproduce.reproduce(version, model)
@@ -368,7 +372,7 @@ def predict(
       busi predict --csv folder > predictions.csv
       busi predict "malignant (12).png" --model busi-densenet121-phantom
     """
-    with stage("predict"):
+    with _command("predict"):
         from pipeline.serving import predict
 
         predict.run([*(paths or []), *predict.split_paths(files)], as_csv, as_json, model)
@@ -389,7 +393,7 @@ def serve(
       busi serve
       busi serve --port 8080
     """
-    with stage("serve"):
+    with _command("serve"):
         from pipeline.serving import serve
 
         serve.run(port, model)
@@ -414,7 +418,7 @@ def start_app(
       busi app
       busi app --port 8600
     """
-    with stage("app"):
+    with _command("app"):
         from pipeline.serving import app_command
 
         app_command.run(port, model)
@@ -438,7 +442,7 @@ def ui(
       busi ui
       busi ui --port 5050
     """
-    with stage("ui"):
+    with _command("ui"):
         from pipeline.serving import ui
 
         ui.run(port)
@@ -455,7 +459,7 @@ def weights() -> None:
     Examples
       busi weights
     """
-    with stage("weights"):
+    with _command("weights"):
         from pipeline.ingest import weights
 
         weights.fetch()
@@ -482,7 +486,7 @@ def pretrain(
       busi pretrain
       KERAS_BACKEND=jax busi pretrain --workers 12
     """
-    with stage("pretrain"):
+    with _command("pretrain"):
         from pipeline.ingest import pretrain
 
         pretrain.run(steps=steps, learning_rate=learning_rate, seed=seed, workers=workers, mlflow=mlflow)
@@ -499,7 +503,7 @@ def summary() -> None:
     Examples
       dvc repro && busi summary
     """
-    with stage("summary"):
+    with _command("summary"):
         from pipeline.orchestration import summary
 
         summary.run()
@@ -518,10 +522,22 @@ def kubeflow(
     Examples
       busi kubeflow --image registry.example.org/busi:1
     """
-    with stage("kubeflow"):
+    with _command("kubeflow"):
         from pipeline.orchestration import kubeflow
 
         kubeflow.compile(image)
+
+
+@contextlib.contextmanager
+def _command(name: str) -> Iterator[None]:
+    """The block of a command: it ends as a stage does, and runs in the root of the repository only.
+
+    Elsewhere a command would make a store or a data set where nobody looks for it.
+    """
+    with stage(name):
+        if not PARAMS.is_file():
+            raise StageError(f"{PARAMS} not found in {Path.cwd()}\n  run busi in the root of the repository")
+        yield
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(words, names, monkeypatch, cap
         cli.main()
     said, errors = capsys.readouterr()
     assert (ended.value.code, said, errors.count("\n")) == (2, "", 1)
-    assert errors.startswith("error: ") and all(name in errors for name in names)
+    assert errors.startswith("error: ") and all(name in errors.lower() for name in names)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,14 @@ def test_predict_takes_paths_and_those_in_one_text(monkeypatch):
     result = CliRunner().invoke(cli.app, ["predict", "a b.png", "--files", "c d", "--json"])
     assert result.exit_code == 0, result.output
     assert taken["given"] == ([Path("a b.png"), Path("c"), Path("d")], False, True, None)
+
+
+@pytest.mark.parametrize("words", [["ui"], ["data", "phantom"], ["versions"], ["flow"]])
+def test_outside_the_repository_nothing_is_made(words, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["busi", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "root of the repository" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
