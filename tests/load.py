@@ -11,8 +11,8 @@ A small phantom is run to the end twice, which gives two versions of one model, 
   time. Every registration must be there at the end, every reader must have seen a store that agrees with itself, and
   `busi verify --all` must find nothing.
 
-Of the smoke test of a registered version by a fresh process, which takes seconds of two processors, the second part leaves
-out all but those that made the two versions.
+The smoke test of a registered version by a fresh process takes seconds of two processors; the second part runs it only
+for the two versions that it starts with.
 """
 
 import argparse
