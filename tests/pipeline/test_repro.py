@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-STAGES = ["validate", "split", "featurize", "train", "evaluate", "register"]
+STAGES = ["validate", "split", "featurize", "train", "evaluate", "report", "register"]
 DECLARED = ["dvc.lock", "data.dvc", *(f"reports/{n}.json" for n in ("validation", "split", "metrics", "gate"))]
 
 
@@ -111,7 +111,7 @@ def test_a_fresh_clone_elsewhere_writes_the_same_declared_bytes(first, clone):
 
 
 def test_a_killed_training_continues_to_the_same_end(first, clone):
-    assert stages_run(clone.output) == ["train", "evaluate", "register"]
+    assert stages_run(clone.output) == ["train", "evaluate", "report", "register"]
     assert "epoch   0" not in clone.output, "it began again instead of continuing"
     assert clone.text("artifacts/train/history.csv") == first.text("artifacts/train/history.csv")
     assert store(clone, "select status from runs") == [("FINISHED",)]
@@ -140,7 +140,7 @@ def test_a_version_is_rebuilt_from_its_commit_and_data_and_comes_out_identical(f
     before = first.run("git", "status", "--porcelain")
     rows = store(first, "select count(*) from runs"), store(first, "select count(*) from model_versions")
     said = first.busi("reproduce", version)
-    assert stages_run(said) == STAGES[:-1]
+    assert stages_run(said) == STAGES[: STAGES.index("report")]  # all that decides the outcome
     assert "model file: the same bytes" in said
     assert f"version {version}: identical metrics and predictions" in said
     assert first.run("git", "status", "--porcelain") == before
@@ -167,7 +167,7 @@ def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
     # Few of the rules may hold; accuracy alone decides from here on
     only = dict.fromkeys(("accuracy_lower_bound", "malignant_sensitivity", "expected_calibration_error", "slices"))
     first.set_params({"register": {"gate": {**only, "accuracy": 0.001}}})
-    assert stages_run(first.dvc("repro")) == ["evaluate", "register"]  # the report shows the gate
+    assert stages_run(first.dvc("repro")) == ["report", "register"]  # neither the network nor a heat map
     passed = json.loads(first.text("mlruns/registration.json"))
     assert (passed["verdict"], passed["run_id"]) == ("passed", rejected["run_id"])
     newer = passed["version"]
@@ -181,8 +181,54 @@ def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
 
 def test_a_training_parameter_does_not_run_the_prefix_again(first):
     first.set_params({"train": {"label_smoothing": 0.1}})
-    # Not featurize; evaluate runs because its report shows the parameters, register once the outputs differ
-    assert stages_run(first.dvc("repro", "--dry")) == ["train", "evaluate"]
+    # Not featurize; register runs once the outputs differ
+    assert stages_run(first.dvc("repro", "--dry")) == ["train", "evaluate", "report"]
+    first.set_params({"train": {"label_smoothing": 0.05}})
+
+
+@pytest.mark.parametrize(
+    ("edited", "runs"),
+    [
+        ("src/busi/reporting/templates/report.html.j2", ["report", "register"]),
+        ("src/busi/reporting/figures.py", ["report", "register"]),
+        ("pipeline/tracking/runs.py", ["register"]),
+        ("pipeline/stages/report.py", ["report"]),
+        ("src/busi/serving.py", ["register"]),
+        ("src/busi/evaluation/metrics.py", ["evaluate", "report", "register"]),
+        ("src/busi/model/training.py", ["featurize", "train", "evaluate", "register"]),
+        ("pipeline/serving/predict.py", []),
+        ("pipeline/orchestration/flow.py", []),
+    ],
+)
+def test_an_edit_runs_what_it_can_change_and_nothing_else(first, edited, runs):
+    file = first.folder / edited
+    before = file.read_text()
+    file.write_text(f"{before}\n# an edit\n")
+    try:
+        assert stages_run(first.dvc("repro", "--dry")) == runs
+    finally:
+        file.write_text(before)
+
+
+def test_a_mended_serving_code_is_registered_as_a_new_version(first):
+    """The registry hands out the code that is here now, and the version before keeps the code that it came with."""
+    before = json.loads(first.text("mlruns/registration.json"))
+    file = first.folder / "src/busi/serving.py"
+    kept = file.read_text()
+    file.write_text(kept.replace("unknown input: unlike", "mended: unlike"))
+    assert file.read_text() != kept
+    try:
+        assert stages_run(first.dvc("repro")) == ["register"]
+    finally:
+        file.write_text(kept)
+    after = json.loads(first.text("mlruns/registration.json"))
+    assert int(after["version"]) == int(before["version"]) + 1
+    assert after["run_id"] == before["run_id"]
+    tags = {(int(version), key): value for version, key, value in
+            store(first, "select version, key, value from model_version_tags")}  # fmt: skip
+    new, old = int(after["version"]), int(before["version"])
+    assert tags[new, "bundle_sha256"] != tags[old, "bundle_sha256"]
+    assert tags[new, "model_sha256"] == tags[old, "model_sha256"]
 
 
 def test_a_mistyped_parameter_stops_the_run_with_its_name(first):
