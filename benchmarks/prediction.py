@@ -26,8 +26,8 @@ from tqdm import tqdm
 from benchmarks import harness
 from busi import DISCLAIMER
 from pipeline.params import read_params
+from pipeline.serving.ports import UI_PORTS, choose_port
 from pipeline.serving.predict import classify
-from pipeline.serving.ui import choose_port
 
 BATCH = 32
 SMALL = {
@@ -50,7 +50,7 @@ def models():
     from busi.backend import keras
     from busi.model.inference import compile_pass
     from busi.model.network import build_model
-    from busi.model.ood_detection import fit
+    from busi.model.ood_detection import fit_detector
     from busi.model.saving import save_model
     from busi.serving import ImageClassifier
 
@@ -60,9 +60,9 @@ def models():
     save_model(build_model(size, 0.0, harness.ROOT / "weights/ultrasound.weights.h5"), path)
     model = keras.models.load_model(path, compile=False)
     noise = np.random.default_rng(0).integers(0, 256, (60, size, size, 3), dtype=np.uint8)
-    described = compile_pass(model)(noise).described
+    ood_features = compile_pass(model)(noise).ood_features
     return (
-        ImageClassifier(model, fit(described[:40], described[40:], 1.0), "benchmark"),
+        ImageClassifier(model, fit_detector(ood_features[:40], ood_features[40:], 1.0), "benchmark"),
         keras.models.load_model(path),
         size,
     )
@@ -154,7 +154,7 @@ def served():
     harness.busi(folder, "data", "phantom")
     harness.python(folder, "-m", "dvc", "repro")
     harness.busi(folder, "promote", "1", "--force", "--reason", "to measure it", "--yes")
-    port = choose_port(None)
+    port = choose_port(None, UI_PORTS)
     server = subprocess.Popen(
         [sys.executable, "-u", "-m", "pipeline.cli", "serve", "--port", str(port)],
         cwd=folder,

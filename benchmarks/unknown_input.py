@@ -32,13 +32,13 @@ MASKS = 150
 def main(pictures: Annotated[Path | None, typer.Option(help="a folder with a folder of images a kind")] = None) -> None:
     from busi.model.saving import load_model
 
-    model, novelty = load_model(MODEL), OodDetector.load(OOD_DETECTOR)
+    model, detector = load_model(MODEL), OodDetector.load(OOD_DETECTOR)
     look, size = compile_pass(model), model.input_shape[1]
 
     def refused(images: list[Image.Image]) -> int:
         pixels = np.stack([prepare(image, size) for image in images])
-        batches = [look(pixels[start : start + 32]).described for start in range(0, len(pixels), 32)]
-        return int((novelty.distance(np.concatenate(batches)) > novelty.threshold).sum())
+        batches = [look(pixels[start : start + 32]).ood_features for start in range(0, len(pixels), 32)]
+        return int((detector.distance(np.concatenate(batches)) > detector.threshold).sum())
 
     split = pd.read_csv(SPLIT, dtype=str)
     tested = [read_image(DATA / path) for path in split.loc[split["part"] == "test", "path"]]

@@ -29,7 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from busi.data import archive, audit, duplicates, images, manifest, measures
+from busi.data import archive, duplicates, images, manifest, measures, validation_table
 from busi.data.layout import CLASSES
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import StageError
@@ -72,7 +72,7 @@ def read_set(case: malformed_inputs.Case, place: Path) -> None:
     malformed_inputs.write_set(place)
     (place / "benign" / case.name).write_bytes(case.content)
     table, problems = manifest.build_manifest(place, workers=1)
-    audit.audit_table(table, problems, dict.fromkeys(CLASSES, 2), 6)
+    validation_table.validation_table(table, problems, dict.fromkeys(CLASSES, 2), 6)
     if problems:
         raise ValueError("; ".join(f"{problem.path}: {problem.reason}" for problem in problems))
     if f"benign/{case.name}" not in set(table["path"]):
@@ -158,7 +158,7 @@ def take_folder(case: Callable[[Path], None], place: Path) -> None:
     case(source)
     before = set(place.rglob("*"))
     table, problems = manifest.build_manifest(source, workers=1)
-    audit.audit_table(table, problems, dict.fromkeys(CLASSES, 2), 6)
+    validation_table.validation_table(table, problems, dict.fromkeys(CLASSES, 2), 6)
     try:
         archive.collect(source, place / "out")
     finally:
@@ -364,7 +364,7 @@ def _endpoint():
 
     place = Path(_scratch().name)
     _classifier().model.save(place / "model.keras")
-    _classifier().novelty.save(place / "novelty.npz")
+    _classifier().ood_detector.save(place / "novelty.npz")
     parts = logged_model.Parts(place / "model.keras", place / "novelty.npz", bundle.collect(), evidence={})
     logged_model.write_model(place / "made" / "model", parts, None, None, "model")
     return TestClient(serve.limited(logged_model.scoring_app(place / "made" / "model")), raise_server_exceptions=False)

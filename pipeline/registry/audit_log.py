@@ -134,7 +134,7 @@ def _description(log: Mapping[int, Mapping]) -> str:
     head = "| when | what | version | verdict | who | reason |\n| --- | --- | --- | --- | --- | --- |"
     current = list(log.values())[-1]["to"]
     lines = [f"**{DISCLAIMER}**", "", f"In Production: version {current}.", "", head, *rows, ""]
-    return card.describe("\n".join(lines), versions.DESCRIPTION_LIMIT, "")
+    return card.registry_description("\n".join(lines), versions.DESCRIPTION_LIMIT, "")
 
 
 def _cell(text: str) -> str:

@@ -91,7 +91,7 @@ def ensure_registered(params: Params) -> dict:
             key=key,
             parts=logged_model.Parts(paths.MODEL, _existing(paths.OOD_DETECTOR), code, evidence),
             tags={**tags, **own},
-            description=card.describe(model_card, versions.DESCRIPTION_LIMIT, REST_OF_CARD),
+            description=card.registry_description(model_card, versions.DESCRIPTION_LIMIT, REST_OF_CARD),
         )
     _smoke_test(version)
     receipt = {

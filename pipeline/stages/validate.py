@@ -4,8 +4,8 @@ Reads `data/`. Writes the manifest, `reports/validation.json` and, not declared 
 failed critical expectation fails the stage: the error names the files, and Data Docs are the only output.
 """
 
-from busi.data.audit import audit_table
 from busi.data.manifest import build_manifest
+from busi.data.validation_table import validation_table
 from pipeline.dataset import read_counted_dataset
 from pipeline.params import read_params
 from pipeline.paths import DATA, DATA_DOCS, MANIFEST, VALIDATION_REPORT
@@ -20,7 +20,7 @@ def main() -> None:
 
     dataset = read_counted_dataset()
     manifest, problems = build_manifest(DATA)
-    table = audit_table(manifest, problems, dataset["counts"], dataset["masks"])
+    table = validation_table(manifest, problems, dataset["counts"], dataset["masks"])
 
     # Not at the top: the processes that read images import this module too, and this import takes seconds.
     from pipeline.validation.data_docs import run_checkpoint

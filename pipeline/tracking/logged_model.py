@@ -23,7 +23,7 @@ from mlflow.types.schema import Map
 from PIL import Image
 
 from busi import DISCLAIMER
-from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
+from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, OOD_DETECTOR_FILE
 from pipeline.paths import STORE
 from pipeline.runtime.atomic_io import sha256
 from pipeline.runtime.errors import StageError
@@ -73,7 +73,7 @@ def files_of(version: ModelVersion) -> Iterator[Path]:
             except OSError as error:
                 raise StageError(
                     f"the files of {version.name} version {version.version} can't be read: {error}\n"
-                    "  they were deleted from the artifact store; `make run` registers the present model again"
+                    "  they were deleted from the artifact store; `busi run` registers the present model again"
                 ) from error
         yield Path(path)
 
@@ -192,7 +192,7 @@ def write_model(folder: Path, parts: Parts, model_id: str | None, run_id: str | 
     data = folder.with_name("keras")
     data.mkdir(parents=True)
     shutil.copyfile(parts.keras_file, data / MODEL_FILE)
-    shutil.copyfile(parts.ood_detector, data / NOVELTY_FILE)
+    shutil.copyfile(parts.ood_detector, data / OOD_DETECTOR_FILE)
     (data / "keras_module.txt").write_text("keras")
     source = parts.bundle.write(folder.with_name("code"))
     mlflow.pyfunc.save_model(

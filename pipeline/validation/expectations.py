@@ -1,4 +1,4 @@
-"""The suite of expectations that a data set is held to, over the columns of `busi.data.audit.audit_table`."""
+"""The suite of expectations that a data set is held to, over the columns of `busi.data.validation_table`."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Check(NamedTuple):
 
 
 def suite(limits: Validate) -> list[Check]:
-    """The expectations, over the columns of `audit_table`."""
+    """The expectations, over the columns of `validation_table`."""
     import great_expectations.expectations as gxe
 
     def in_set(column: str, *values: object) -> tuple:

@@ -2,9 +2,9 @@
 
 With another Keras backend, which pretraining may run on, there is no `tf`.
 
-TensorFlow's C++ part writes to the terminal at import, before its own log levels take effect; that is kept off here.
-And Keras imports scikit-learn and Matplotlib for wrappers and galleries that nothing here uses, where it finds them:
-a third of the seconds that its import takes, so it does not find them.
+TensorFlow's C++ part writes to the terminal while it is imported, before its log level takes effect. This module
+discards that output. Keras imports scikit-learn and Matplotlib if they are installed, for parts that nothing here uses.
+That takes a third of its import time, so this module hides the two packages from it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without(*packages: str) -> Iterator[None]:
-    """Let an import of these fail in the block; whoever has them already, or imports them later, is not affected."""
+    """Make imports of these packages fail within the block, unless they are imported already."""
     absent = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))
     try:

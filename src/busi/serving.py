@@ -1,16 +1,16 @@
-"""The registered model as anybody loads it: encoded image files in, what it says of each out.
+"""The registered model as MLflow loads it: encoded image files in, one row of answers for each file out.
 
 `mlflow.pyfunc.load_model` calls `_load_pyfunc` on the model's data folder. Input is a frame with a binary column
 `image`, one PNG, JPEG, BMP or TIFF file a row. Output is a frame with the same index and the columns
 
 - `label`: the class with the largest probability; None where the image is not accepted.
 - `probabilities`: {class: 0 to 1}, calibrated, summing to 1; None where the file can't be read.
-- `accepted`: whether the image is like those the model was trained on.
+- `accepted`: whether the file can be read and the image is like those that the model was trained on.
 - `reason`: why it is not accepted, else empty.
 - `model_version`: `name/number`.
 - `disclaimer`.
 
-A file that can't be read is a row with its reason like any other; a table that has no images in it is a ValueError.
+A file that can't be read is a row with a reason too. A table without a column of files is a ValueError.
 """
 
 from collections.abc import Iterable
@@ -24,30 +24,30 @@ from PIL import Image
 
 from busi import DISCLAIMER
 from busi.data import images
-from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, NOVELTY_FILE
+from busi.data.layout import CLASSES, IMAGE_COLUMN, MODEL_FILE, OOD_DETECTOR_FILE
 from busi.model.inference import compile_pass
 from busi.model.ood_detection import OodDetector
 
 COLUMNS = ("label", "probabilities", "accepted", "reason", "model_version", "disclaimer")
 BATCH = 32
-READERS = 4  # threads; each may hold the largest image there is, some 250 MB
+READERS = 4  # threads; each may hold an image of the largest accepted size, about 250 MB
 MAX_BYTES = 50_000_000  # of one file; BUSI's largest has less than a megabyte
 
 
 class ImageClassifier:
     """A Keras model (None, S, S, 3) → (None, 3) with the decoding before it and the table after it."""
 
-    def __init__(self, model, novelty: OodDetector | None, version: str):
+    def __init__(self, model, ood_detector: OodDetector | None, version: str):
         shape = model.input_shape
         if len(shape) != 4 or shape[1] != shape[2] or shape[1] is None or shape[3] != 3:
             raise ValueError(f"model input is {shape}; expected (None, S, S, 3)")
         if model.output_shape[-1] != len(CLASSES):
             raise ValueError(f"model output is {model.output_shape}; expected one value a class of {CLASSES}")
         self.model = model
-        self.novelty = novelty
+        self.ood_detector = ood_detector
         self.version = version
         self.size = shape[1]
-        self._look = compile_pass(model)
+        self._pass = compile_pass(model)
 
     def predict(self, files, params=None) -> pd.DataFrame:
         """Classify encoded image files; the columns are `COLUMNS`, described at the top of this module.
@@ -77,15 +77,15 @@ class ImageClassifier:
         if label not in CLASSES:
             raise ValueError(f"class {label!r}; expected one of {', '.join(CLASSES)}")
         image = read_upload(encoded)
-        seen = self._look(images.prepare(image, self.size)[np.newaxis])
-        return enlarge(heat_map(self.model, seen.feature_maps, np.array([CLASSES.index(label)]))[0], *image.size)
+        outputs = self._pass(images.prepare(image, self.size)[np.newaxis])
+        return enlarge(heat_map(self.model, outputs.feature_maps, np.array([CLASSES.index(label)]))[0], *image.size)
 
     def get_raw_model(self) -> "ImageClassifier":
-        """What `PyFuncModel.get_raw_model` gives."""
+        """This object; MLflow's `PyFuncModel.get_raw_model` asks for it."""
         return self
 
     def _classify(self, files: list[bytes]) -> list[dict]:
-        """A row each of at most `BATCH` files."""
+        """One row for each of at most `BATCH` files."""
         read: dict[int, np.ndarray] = {}
         rows = [self._row(reason="") for _ in files]
         # Decoding and resizing leave Python's lock, so threads use several cores
@@ -96,14 +96,14 @@ class ImageClassifier:
                 else:
                     read[number] = pixels
         if read:
-            probabilities, described, _ = self._look(np.stack(list(read.values())))
-            distances = self.novelty.distance(described) if self.novelty else np.zeros(len(read))
-            for number, said, distance in zip(read, probabilities, distances, strict=True):
-                rows[number] = self._row(_reason(distance, self.novelty), said)
+            probabilities, ood_features, _ = self._pass(np.stack(list(read.values())))
+            distances = self.ood_detector.distance(ood_features) if self.ood_detector else np.zeros(len(read))
+            for number, values, distance in zip(read, probabilities, distances, strict=True):
+                rows[number] = self._row(_reason(distance, self.ood_detector), values)
         return rows
 
     def _pixels(self, file: bytes) -> np.ndarray | ValueError:
-        """What the network takes of a file, or why it can't be read."""
+        """The network's input for a file, uint8 (S, S, 3), or the error that says why it can't be read."""
         try:
             return images.prepare(read_upload(file), self.size)
         except ValueError as error:
@@ -129,12 +129,12 @@ def read_upload(encoded: bytes) -> Image.Image:
     return images.read_image(encoded)
 
 
-def _reason(distance: float, novelty: OodDetector | None) -> str:
-    if novelty is None or distance <= novelty.threshold:
+def _reason(distance: float, ood_detector: OodDetector | None) -> str:
+    if ood_detector is None or distance <= ood_detector.threshold:
         return ""
     return (
         "unknown input: unlike the ultrasound images that the model was trained on "
-        f"(distance {distance:,.0f}, at most {novelty.threshold:,.0f} is accepted)"
+        f"(distance {distance:,.0f}, at most {ood_detector.threshold:,.0f} is accepted)"
     )
 
 
@@ -160,9 +160,9 @@ def _load_pyfunc(path: str) -> ImageClassifier:
     data = Path(path)
     folder = next((parent for parent in data.parents if (parent / "MLmodel").is_file()), data)
     model = keras.saving.load_model(data / MODEL_FILE, compile=False, safe_mode=True)
-    # Versions that were registered before there was such a check have no file of it, and take every image
-    novelty = OodDetector.load(data / NOVELTY_FILE) if (data / NOVELTY_FILE).is_file() else None
-    return ImageClassifier(model, novelty, version_of(folder))
+    # The first registered versions have no such file; they accept every image
+    ood_detector = OodDetector.load(data / OOD_DETECTOR_FILE) if (data / OOD_DETECTOR_FILE).is_file() else None
+    return ImageClassifier(model, ood_detector, version_of(folder))
 
 
 def _bytes(row: int, encoded) -> bytes:

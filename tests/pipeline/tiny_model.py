@@ -31,8 +31,8 @@ def unpack(folder: Path) -> Path:
 def make(folder: Path) -> None:
     import keras
 
-    from busi.model.inference import compile_description
-    from busi.model.ood_detection import fit
+    from busi.model.inference import compile_ood_features
+    from busi.model.ood_detection import fit_detector
     from busi.serving import ImageClassifier
 
     keras.utils.set_random_seed(1)
@@ -49,8 +49,8 @@ def make(folder: Path) -> None:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "PNG")
         files.append(file.getvalue())
-    described = compile_description(model)(np.repeat(noise[..., None], 3, axis=3))
-    detector = fit(described, described, accepted=1)  # noise is what this model knows
+    ood_features = compile_ood_features(model)(np.repeat(noise[..., None], 3, axis=3))
+    detector = fit_detector(ood_features, ood_features, accepted=1)  # noise is what this model knows
     detector.save(folder / "novelty.npz")
     said = ImageClassifier(model, detector, "1").predict(files)
     assert said["accepted"].all()

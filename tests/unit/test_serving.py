@@ -7,8 +7,8 @@ from PIL import Image
 
 from busi import DISCLAIMER, serving
 from busi.data.layout import CLASSES
-from busi.model.inference import compile_description
-from busi.model.ood_detection import fit
+from busi.model.inference import compile_ood_features
+from busi.model.ood_detection import fit_detector
 from busi.serving import COLUMNS, ImageClassifier
 
 
@@ -41,8 +41,8 @@ def noise():
 def classifier(model, noise):
     from busi.data.images import prepare
 
-    described = compile_description(model)(np.stack([prepare(Image.fromarray(pixels), 32) for pixels in noise]))
-    return ImageClassifier(model, fit(described[:40], described[40:], 1.0), "name/7")
+    ood_features = compile_ood_features(model)(np.stack([prepare(Image.fromarray(pixels), 32) for pixels in noise]))
+    return ImageClassifier(model, fit_detector(ood_features[:40], ood_features[40:], 1.0), "name/7")
 
 
 def test_each_file_is_a_row_and_a_bad_one_disturbs_no_other(classifier, noise):

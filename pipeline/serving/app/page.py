@@ -133,7 +133,7 @@ def show_result(served, file: File, answer: Mapping, preview: Preview, crops: di
     with picture:
         left, top, right, bottom = box or (0, 0, *preview.size)
         gray = images.to_gray(read_upload(file.content))
-        shown = viewing.fit(gray[top:bottom, left:right], PICTURE_SIDE)
+        shown = viewing.shrink(gray[top:bottom, left:right], PICTURE_SIDE)
         if answer["accepted"]:
             show_heat_map(served, file, box, shown, answer["label"])
         else:

@@ -47,7 +47,7 @@ def preview_of(file: File) -> Preview:
         gray = images.to_gray(read_upload(file.content))
     except ValueError:
         return Preview()  # the classifier says why
-    small = viewing.png(viewing.fit(gray, THUMBNAIL_SIDE))
+    small = viewing.png(viewing.shrink(gray, THUMBNAIL_SIDE))
     thumbnail = f"data:image/png;base64,{base64.b64encode(small).decode()}"
     return Preview((gray.shape[1], gray.shape[0]), viewing.scan_box(gray), thumbnail)
 

@@ -1,4 +1,4 @@
-"""Reading a data set somebody else packed: zips and folders in BUSI's layout, copied into a fresh folder.
+"""Reading a data set that somebody else packed: zips and folders in BUSI's layout, copied into a fresh folder.
 
 A source is untrusted. It may hold `benign/ malignant/ normal/` directly or below folders that hold nothing else
 (`Dataset_BUSI_with_GT/`), images with or without masks, and the `dataset.json` of an exported set. Only names,
@@ -53,7 +53,7 @@ def collect(source: Path, folder: Path, limits: Limits = LIMITS) -> Collected:
         limits: what the source may cost.
 
     Raises:
-        ValueError: the source is not a zip, is damaged or hostile, or is not in BUSI's layout. All problems that
+        ValueError: the source is not a zip, is damaged or malformed, or is not in BUSI's layout. All problems that
             can be seen together are listed, up to `PROBLEMS_SHOWN`, each with the member's name and the reason.
         OSError: `source` is missing or `folder` cannot be written.
     """

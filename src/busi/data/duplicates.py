@@ -4,8 +4,8 @@ BUSI has no patient ids, and two fifths of its images have a twin in the set, so
 what a split must keep together. Three steps:
 
 1. `fingerprint`: an image squeezed to 64 x 64 gray levels. All later steps see nothing else.
-2. `find_pairs`: fingerprints are reduced to local structure (band-pass, divided by local contrast, level lines
-   removed), in which neither gain and brightness nor the layers that all breasts share count. Every image is
+2. `find_pairs`: fingerprints are reduced to local structure (band-pass, divided by local contrast, horizontal
+   lines removed), in which neither gain and brightness nor the layers that all breasts share count. Every image is
    correlated at 16 x 16 with 64 windows of every other one, plain and mirrored, by matrix products. The few pairs
    that look alike are then aligned at 64 x 64 and correlated where they overlap: that is a pair's score.
 3. `join`: pairs become groups, strongest first. A group of more than `SWEEP` images may only come about when each
@@ -42,12 +42,13 @@ WINDOWS = np.array(
     dtype=np.float32,
 )
 STEPS = (0.03, 0.015, 0.0075)  # of the alignment, in image widths; the last is half a pixel
-# Least score to take each step: who has less does not become a near-duplicate any more. Of 25,417 near-duplicates,
-# BUSI's own and altered copies of its images, the least were 0.22, 0.57 and 0.71.
-HOPEFUL = (-1.0, 0.50, 0.65)
+# Least score before each step; pairs below it are dropped. Of 25,417 near-duplicates, BUSI's own and altered copies of
+# its images, the lowest scores before the three steps were 0.22, 0.57 and 0.71.
+LEAST_SCORES = (-1.0, 0.50, 0.65)
 SHORTEST = 0.65  # least share of an axis that two copies have in common
 BLOCK = 1024  # images in one matrix product
 BATCH = 256  # pairs aligned together, which bounds memory
+LEAST_GAIN = 0.002  # of a score in a round of moves; with less the alignment at this step has converged
 
 # (top, bottom, left, right): shift an axis, then move one edge.
 _SHIFTS = [(1, 1, 0, 0), (0, 0, 1, 1)]
@@ -158,10 +159,10 @@ def join(pairs: pd.DataFrame, count: int) -> np.ndarray:
 def _local_structure(fingerprints: np.ndarray) -> np.ndarray:
     """Edges and texture in units of the local contrast: float32 (n, 64, 64), about -2.5 to 2.5, 0 where it is flat.
 
-    Each row has mean 0: skin, fascia and muscle run level through every breast, so that a level line is no evidence.
+    Each row has mean 0: skin, fascia and muscle are horizontal in every breast, so a horizontal line is no evidence.
     """
-    levels = fingerprints.astype(np.float32)
-    band = _blur(levels, FINE) - _blur(levels, COARSE)
+    gray = fingerprints.astype(np.float32)
+    band = _blur(gray, FINE) - _blur(gray, COARSE)
     structure = np.clip(band / np.sqrt(_blur(band * band, CONTRAST) + NOISE**2), -LIMIT, LIMIT)
     return structure - structure.mean(axis=2, keepdims=True)
 
@@ -208,11 +209,11 @@ def _look_alikes(structure: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def _align(whole: np.ndarray, part: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Move the windows' edges until their correlation with `whole` is largest; float32 (p,), that correlation.
 
-    Pairs without hope are given up on the way: where images are many, most look-alikes are such.
+    Pairs that score below `LEAST_SCORES` are dropped on the way; in a large set most look-alikes are.
     """
     window = window.copy()
     score = _correlation(whole, part, window)
-    for step, least in zip(STEPS, HOPEFUL, strict=True):
+    for step, least in zip(STEPS, LEAST_SCORES, strict=True):
         moving = np.flatnonzero(score >= least)
         while len(moving):
             before = score[moving]
@@ -223,7 +224,7 @@ def _align(whole: np.ndarray, part: np.ndarray, window: np.ndarray) -> np.ndarra
                 new = _correlation(whole[rows], part[rows], trial)
                 better = new > score[rows]
                 window[rows[better]], score[rows[better]] = trial[better], new[better]
-            moving = moving[score[moving] > before + 0.002]
+            moving = moving[score[moving] > before + LEAST_GAIN]
     return score
 
 

@@ -21,10 +21,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 200 << 20
 
-# What Pillow may ask of a file before it is taken for hostile: a million empty chunks, tags that share their bytes
+# How much Pillow may read of a file. Malformed files ask for more: a million empty chunks, tags that share their bytes
 MAX_READS = 200_000
 MAX_REREAD = 4  # times the file's size
-MAX_SCANS = 100  # of a progressive JPEG, which each go over all pixels; encoders make about ten
+MAX_SCANS = 100  # of a progressive JPEG; decoding each goes over all pixels. Encoders make about ten
 
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIXTEEN_BIT)
@@ -33,10 +33,10 @@ _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # how a JPEG starts, and how each of it
 
 _EXPECTED = f"expected one whole image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]} format"
 
-# Of metadata that is odd in an image which is whole; nobody who reads a data set could do anything about it
+# Pillow warns of unusual metadata in intact images; a user of the data set can't do anything about it
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# What Pillow's decoders raise on hostile or damaged bytes. (Its warnings are raised where warnings are made errors.)
+# What Pillow's decoders raise on malformed bytes. (Its warnings are raised where warnings are made errors.)
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, EOFError, ArithmeticError, RuntimeError,
     MemoryError, AssertionError, Warning, struct.error, zlib.error, Image.DecompressionBombError,
@@ -110,7 +110,7 @@ def printable(name: str) -> str:
 
 
 class _Bounded(io.BytesIO):
-    """A file in memory that is read neither in too many steps nor too many times over."""
+    """A file in memory that raises ValueError after too many reads, or when too many bytes were read in all."""
 
     def __init__(self, content: bytes):
         super().__init__(content)

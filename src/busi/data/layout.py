@@ -1,7 +1,7 @@
 """BUSI's layout on disk: the classes in order, the pattern of file names and the published counts.
 
-Code takes the order of the classes, the pattern and the counts from here. What belongs to one class, such as the sizes
-of the synthetic set in `params.yaml` and its descriptors in `busi.phantom.lesion`, names that class where it stands.
+All code takes these from here. A value that belongs to one class only, such as its descriptors in
+`busi.phantom.lesion`, names the class itself.
 
 A data set is a folder with one folder a class. `benign (1).png` is an image; `benign (1)_mask.png`,
 `benign (1)_mask_1.png`, ... are the lesion masks of that image. `dataset.json` beside the class folders
@@ -20,10 +20,10 @@ PUBLISHED_COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 DATASET_FILE = "dataset.json"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
-# A registered model: the column of image files that it takes, and its files
+# A registered model: the column of image files in its input, and the files it consists of
 IMAGE_COLUMN = "image"
 MODEL_FILE = "model.keras"
-NOVELTY_FILE = "novelty.npz"
+OOD_DETECTOR_FILE = "novelty.npz"  # registered versions have it under this name
 
 _MASK = re.compile(r"^(?P<stem>.+)_mask(?:_(?P<number>[1-9][0-9]*))?$", re.DOTALL)  # a name may hold a newline
 

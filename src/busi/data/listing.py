@@ -11,7 +11,7 @@ from typing import NamedTuple
 from busi.data import layout
 from busi.data.images import printable
 
-# What can be wrong with files and folders; `audit.audit_table` has a column for each. A mask of another size than its
+# What can be wrong with files and folders; `validation_table` has a column for each. A mask of another size than its
 # image is left out of lesion_fraction; it is a "further" one when another mask of the image fits, as once in BUSI.
 PROBLEMS = (
     "unknown_folder", "nested_folder", "other_file", "unreadable_image", "unreadable_mask", "mask_without_image",

@@ -1,4 +1,4 @@
-"""Processes that share a job: started, not forked, silent on Ctrl-C, and never left behind."""
+"""A pool of worker processes: spawned, not forked; Ctrl-C does not reach them, and they end with their parent."""
 
 import contextlib
 import multiprocessing
@@ -17,9 +17,9 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes for the length of a block; forked ones would inherit the locks of the caller's threads.
 
     When the block is left by an exception, what has not begun is dropped. Ctrl-C and SIGTERM reach the caller alone.
-    When the caller is killed its workers end too: by themselves they would wait for ever for jobs that nobody can send.
+    When the caller is killed its workers end too; otherwise they would wait for ever for a next job.
     """
-    pool = ProcessPoolExecutor(workers, _Context(), _prepare)
+    pool = ProcessPoolExecutor(workers, _Context(), _start_worker)
     try:
         yield pool
     except BaseException:
@@ -29,7 +29,10 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class _Process(SpawnProcess):
-    """Starts with endings held back: it is in the caller's group until `_prepare`, and if it dies the pool breaks."""
+    """Starts with the signals of `_ENDINGS` blocked, as it is in the caller's process group until `_start_worker`.
+
+    A worker that died before then would break the pool.
+    """
 
     def start(self) -> None:
         held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
@@ -43,7 +46,7 @@ class _Context(SpawnContext):
     Process = _Process
 
 
-def _prepare() -> None:
+def _start_worker() -> None:
     os.setpgid(0, 0)  # out of the reach of Ctrl-C and of what is sent to the caller's group
     for ending in _ENDINGS:
         kept = signal.signal(ending, signal.SIG_IGN)  # which forgets one that was held back

@@ -1,4 +1,4 @@
-"""Train, validation and test parts that share no lesion, and what a plain random split would have leaked.
+"""Train, validation and test parts that share no near-duplicate group, and what a plain random split would have leaked.
 
 A split is a table with one row an image: path, label, sha256, duplicate_group, part. Near-duplicate groups
 stand in for the patient ids that BUSI lacks, so a group is never divided. Files with equal sha256 are one group
@@ -26,7 +26,7 @@ COLUMNS = ("path", "label", "sha256", "duplicate_group", "part")
 # An estimate over this many random splits has a standard error far below the spread that it reports.
 LEAK_SPLITS = 100
 
-_NAMED = 5  # offenders an error names before it counts the rest
+_NAMED = 5  # offenders that an error names before it counts the rest
 
 
 class Split:
@@ -132,14 +132,14 @@ def make_split(manifest: pd.DataFrame, fractions: dict[str, float], seed: int) -
 def make_folds(manifest: pd.DataFrame, folds: int, val: float, seed: int) -> list[Split]:
     """The splits of a cross-validation: each image outside quarantine is tested in exactly one of them.
 
-    Within a class the groups are shuffled and dealt into `folds` equal shares as `make_split` deals them into parts. In
-    fold i share i is the test part, and the rest is divided into train and val in the same way.
+    Within a class the groups are shuffled and divided into `folds` equal shares, as `make_split` divides them into
+    parts. In fold i share i is the test part, and the rest is divided into train and val in the same way.
 
     Args:
         manifest: as for `make_split`.
         folds: number of folds, 2 or more.
         val: share of all images that each fold validates on; 1 / folds is tested on, the remainder trained on.
-        seed: of the dealing.
+        seed: the split seed.
 
     Raises:
         ValueError: as `make_split`, or a class has too few groups for so many folds, or nothing would be left to train.
@@ -200,22 +200,22 @@ def random_split_leak(manifest: pd.DataFrame, fractions: dict[str, float], seed:
     }
 
 
-def deal_at_random(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The images of a split dealt again as a plain stratified random split would: a group may be divided.
+def split_at_random(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The images of a split, divided again by a plain stratified random split, which may divide a group.
 
     Args:
-        table: columns path, label, duplicate_group and part. Quarantined images stay out of it.
-        seed: of the dealing.
+        table: columns path, label, duplicate_group and part. Quarantined images are left out.
+        seed: of the random split.
 
     Returns:
         The same rows, sorted by path, with another part: each part has as many images of each class as before.
     """
-    dealt = table[table["part"] != QUARANTINE].sort_values("path", ignore_index=True)
+    divided = table[table["part"] != QUARANTINE].sort_values("path", ignore_index=True)
     rng = np.random.default_rng(seed)
     for label in CLASSES:
-        rows = np.flatnonzero(dealt["label"] == label)
-        dealt.loc[rows, "part"] = rng.permutation(dealt.loc[rows, "part"].to_numpy())
-    return dealt
+        rows = np.flatnonzero(divided["label"] == label)
+        divided.loc[rows, "part"] = rng.permutation(divided.loc[rows, "part"].to_numpy())
+    return divided
 
 
 def has_twin_in_train(table: pd.DataFrame) -> np.ndarray:

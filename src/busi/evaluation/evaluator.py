@@ -31,8 +31,8 @@ from busi.evaluation.random_split_audit import audit_random_split
 from busi.evaluation.records import Metric, Resampling, format_interval
 from busi.evaluation.sampling import evenly_spaced
 from busi.evaluation.slices import slices_of
-from busi.model import ood_detection
 from busi.model.calibration import apply_temperature
+from busi.model.ood_detection import OodDetector, fit_detector
 
 
 class EvaluationConfig(NamedTuple):
@@ -58,7 +58,7 @@ class Evaluation(NamedTuple):
     metrics: dict  # the content of reports/metrics.json, metrics as `records.Metric`
     predictions: pd.DataFrame  # a row a test image: path, label, duplicate_group, predicted, a probability a class
     heat_maps: dict[str, np.ndarray]  # of the images in `shown_images.choose`, by path, of their predicted class
-    ood_detector: "ood_detection.OodDetector"
+    ood_detector: OodDetector
     plots: dict[str, pd.DataFrame]  # the points of the curves, by name
     smoke_images: list[SmokeImage]
 
@@ -90,15 +90,15 @@ def evaluate_model(
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
     resampling = config.resampling
 
-    probabilities, described = observer.classify(test["path"].tolist())
-    val_probabilities, val_described = observer.classify(val["path"].tolist(), "operating point")
+    probabilities, ood_features = observer.classify(test["path"].tolist())
+    val_probabilities, val_ood_features = observer.classify(val["path"].tolist(), "operating point")
     known = train.iloc[evenly_spaced(np.arange(len(train)), config.known_images)]
-    known_described = observer.describe(known["path"].tolist())
-    ood_detector = ood_detection.fit(known_described, val_described, config.accepted_inputs)
+    known_ood_features = observer.ood_features(known["path"].tolist())
+    ood_detector = fit_detector(known_ood_features, val_ood_features, config.accepted_inputs)
     uncalibrated = apply_temperature(probabilities, 1 / temperature)
     predicted = np.take(CLASSES, probabilities.argmax(axis=1))
     predictions = test.assign(predicted=predicted, **dict(zip(CLASSES, probabilities.T, strict=True)))
-    accepted = mean_of(ood_detector.distance(described) <= ood_detector.threshold, groups, resampling)
+    accepted = mean_of(ood_detector.distance(ood_features) <= ood_detector.threshold, groups, resampling)
     metrics = {
         **evaluate(labels, probabilities, groups, resampling),
         "operating_point": malignant_detection(test, probabilities, val, val_probabilities, config),

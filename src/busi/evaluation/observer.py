@@ -1,4 +1,4 @@
-"""What a model answers on image files: probabilities, descriptions, heat maps, in batches and with progress."""
+"""What a model answers on image files: probabilities, features, heat maps, in batches and with progress."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from busi.data.images import prepare, read_image
 from busi.data.layout import CLASSES
-from busi.model.inference import compile_description, compile_pass
+from busi.model.inference import compile_ood_features, compile_pass
 
 BATCH = 32  # images in memory at once
 
@@ -24,7 +24,7 @@ class Observer:
 
     def __init__(self, model, folder: Path):
         self._model, self._folder = model, folder
-        self._pass, self._description = compile_pass(model), compile_description(model)
+        self._pass, self._ood_features = compile_pass(model), compile_ood_features(model)
 
     @classmethod
     def load(cls, file: Path, folder: Path, image_size: int) -> "Observer":
@@ -45,7 +45,7 @@ class Observer:
         return cls(model, folder)
 
     def classify(self, paths: Sequence[str], title: str = "evaluate") -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, float32 (n, 3), and descriptions, float32 (n, F), as `inference.compile_pass` gives them.
+        """Probabilities, float32 (n, 3), and `ood_features`, float32 (n, F), as `inference.compile_pass` gives them.
 
         Raises:
             ValueError: an image is missing or damaged; the error names it.
@@ -53,9 +53,9 @@ class Observer:
         answers = [self._pass(pixels)[:2] for _, pixels in self._batches(paths, title)]
         return tuple(np.concatenate(columns) for columns in zip(*answers, strict=True))
 
-    def describe(self, paths: Sequence[str], title: str = "known images") -> np.ndarray:
-        """The descriptions alone, float32 (n, F), in a third of the time."""
-        return np.concatenate([self._description(pixels) for _, pixels in self._batches(paths, title)])
+    def ood_features(self, paths: Sequence[str], title: str = "known images") -> np.ndarray:
+        """The features that `ood_detection` measures distances between, float32 (n, F), in a third of the time."""
+        return np.concatenate([self._ood_features(pixels) for _, pixels in self._batches(paths, title)])
 
     def evidence(self, paths: Sequence[str], classes: Sequence[str], title: str = "heat maps") -> np.ndarray:
         """HiResCAM of one class for each image, before it is cut at zero and scaled: float32 (n, h, w)."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from busi.data.layout import CLASSES
-from busi.data.split import deal_at_random, has_twin_in_train
+from busi.data.split import has_twin_in_train, split_at_random
 from busi.evaluation.observer import Observer
 from busi.evaluation.records import Metric
 from busi.evaluation.resampling import wilson_share
@@ -24,15 +24,15 @@ def audit_random_split(
         images: the split, a row an image: path, label, duplicate_group, part.
         retrain: trains a model on a split, which has the same columns.
         seed: of the random split.
-        confidence: coverage of the intervals. They take images for independent, as who splits at random does.
+        confidence: coverage of the intervals. They take images for independent, as a random split does.
 
     Returns:
         "accuracy", and the accuracy of the images "with_twin" and "without_twin" in the training part.
     """
-    dealt = deal_at_random(images, seed)
-    test = dealt[dealt["part"] == "test"].sort_values("path")
-    twins = has_twin_in_train(dealt)
-    probabilities, _ = retrain(dealt).classify(test["path"].tolist(), "audit")
+    divided = split_at_random(images, seed)
+    test = divided[divided["part"] == "test"].sort_values("path")
+    twins = has_twin_in_train(divided)
+    probabilities, _ = retrain(divided).classify(test["path"].tolist(), "audit")
     right = np.take(CLASSES, probabilities.argmax(axis=1)) == test["label"].to_numpy()
 
     def accuracy(among: np.ndarray) -> Metric:

@@ -1,4 +1,4 @@
-"""The network: its parts, the frozen-prefix cache, training, calibration, inference, heat maps, unknown input.
+"""The network: layers, stored features, training, calibration, inference, heat maps, out-of-distribution detection.
 
 How good its answers are is in `busi.evaluation`.
 """

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+BLACK = 2  # gray levels up to this stay as they are: margins and shadows carry no echo that a gain could raise
+PIVOT = 64  # gray level that a change of contrast leaves as it is; ultrasound images are mostly dark
+
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -61,7 +64,6 @@ def augment(pixels: np.ndarray, generator: np.random.Generator, config: Augmenta
     depth_gain = generator.uniform(-config.max_depth_gain, config.max_depth_gain) * np.linspace(
         -0.5, 0.5, side, dtype=np.float32
     )
-    # Black stays black: margins and shadows carry no echo that a gain could raise
-    gray = np.where(gray > 2, (gray - 64) * contrast + 64 + gain + depth_gain[:, None], gray)
+    gray = np.where(gray > BLACK, (gray - PIVOT) * contrast + PIVOT + gain + depth_gain[:, None], gray)
     gray = np.clip(np.rint(gray), 0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)

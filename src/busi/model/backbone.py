@@ -17,11 +17,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_FILE = "densenet121_imagenet_notop.h5"
 IMAGENET_MD5 = "30ee3e1110167f948a6b9946edeeb738"
 
-# The usual layers to freeze until, first to last; `cut` accepts any other at which the backbone narrows to one tensor
-BOUNDARIES = ("input", "pool1", "pool2_pool", "pool3_pool", "pool4_pool", "levels")
-
 # The layers whose feature maps the head reads; the last is the backbone's own output
 FEATURE_MAPS = ("pool2_pool", "pool3_pool", "pool4_pool", "relu")
+
+# Names of the other layers that code asks for. Stored models have them, so they stay: `level_relu` holds the statistics
+# of feature map `relu`, `levels` those of all feature maps; names of the head's layers begin with `head`.
+STATISTICS_PREFIX = "level_"
+ALL_STATISTICS = "levels"
+HEAD = "head"
+HEAD_DROPOUT = "head_dropout"
+
+# The usual layers to freeze until, first to last; `cut` accepts any other at which the backbone narrows to one tensor
+FREEZE_LAYERS = ("input", "pool1", "pool2_pool", "pool3_pool", "pool4_pool", ALL_STATISTICS)
 
 
 def build_backbone(**arguments) -> "keras.Model":

@@ -1,14 +1,14 @@
 """Calibration: one temperature, fitted on validation images alone and folded into the network's last layer.
 
-Class weights and label smoothing leave a network whose probabilities are not how often it is right. Dividing its
-logits by one number T mends that and changes no prediction, since their order stays (Guo et al., On Calibration of
-Modern Neural Networks, ICML 2017). T above 1 makes a model less sure, below 1 surer.
+After training with class weights and label smoothing, a network's probabilities do not match how often it is right.
+Dividing its logits by one number T mends that. Their order stays, so no prediction changes (Guo et al., On Calibration
+of Modern Neural Networks, ICML 2017). T above 1 makes a model less sure, below 1 surer.
 """
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-_BOUNDS = 0.05, 20.0  # far beyond what the smoothed labels below lead to
+_BOUNDS = 0.05, 20.0  # of T; far beyond what the smoothed labels below lead to
 _DIGITS = 4  # of T: more would carry the processor's last bits into the model
 _FLOOR = 1e-30  # the log of a probability of 0 is infinite
 
@@ -18,7 +18,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
 
     Args:
         probabilities: floats (n, classes) 0 to 1, rows that sum to 1.
-        temperature: above 0; with 1 / T what T did is undone.
+        temperature: above 0; 1 / T undoes T.
 
     Returns:
         float64 (n, classes), rows that sum to 1.
@@ -34,7 +34,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     Labels are smoothed as in Platt, Probabilistic outputs for support vector machines (1999), here for K classes: of n
     images of a class, the class counts (n + 1) / (n + K) and each other class 1 / (n + K). Without it, few validation
-    images that are all classified right would ask for a model that is never in doubt.
+    images that are all classified right would lead to probabilities of 0 and 1.
 
     Args:
         labels: (n,) integers, the true class of each image.

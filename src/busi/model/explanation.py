@@ -1,10 +1,10 @@
-"""Where in an image the network saw its reasons: HiResCAM on the feature maps that the head reads.
+"""Which parts of an image speak for a class: HiResCAM on the feature maps that the head reads.
 
 Draelos & Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks,
 arXiv:2011.08891, 2020. The map of a class is, cell by cell, the sum over channels of the feature map times the gradient
-of that class's logit. The head is linear in means and standard deviations of channels. So the map of one layer
-adds up to what that layer gives to the logit, and the maps of all layers together to the logit, up to a constant.
-(Grad-CAM takes the gradient's mean over the map, which of a standard deviation is zero.)
+of that class's logit. The head is linear in means and standard deviations of channels. So the sum over one layer's map
+is that layer's share of the logit, and the sum over all maps is the logit, up to a constant. (Grad-CAM takes the mean
+of the gradient over the map, which is zero for a standard deviation.)
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,9 @@ import numpy as np
 from PIL import Image
 
 from busi.backend import keras, tf
-from busi.model.backbone import FEATURE_MAPS
+from busi.model.backbone import FEATURE_MAPS, HEAD
 
-HEAD = "head"
-
-_READ = WeakKeyDictionary()  # made once a model: Keras keeps some kilobytes of each that is made
+_READ = WeakKeyDictionary()  # one built for each model: Keras keeps some kilobytes of every model that was built
 
 
 def heat_map(model: keras.Model, feature_maps: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
@@ -40,7 +38,11 @@ def heat_map(model: keras.Model, feature_maps: list[np.ndarray], classes: np.nda
 
 
 def evidence(model: keras.Model, feature_maps: list[np.ndarray], classes: np.ndarray) -> np.ndarray:
-    """The same before it is cut at zero and scaled, float32 (n, h, w): below 0 is what speaks against the class."""
+    """The maps before they are cut at zero and scaled, float32 (n, h, w); negative values speak against the class.
+
+    Args:
+        model, feature_maps, classes: as for `heat_map`.
+    """
     head = model.get_layer(HEAD)
     if model not in _READ:
         names = [layer.name for layer in model.layers]
@@ -53,15 +55,16 @@ def evidence(model: keras.Model, feature_maps: list[np.ndarray], classes: np.nda
         # The softmax is left out: the gradient of a probability vanishes where the network is sure
         logits = tf.matmul(read(maps if len(maps) > 1 else maps[0], training=False), head.kernel) + head.bias
         chosen = tf.gather(logits, classes, axis=1, batch_dims=1)
-    # A model of an earlier version reads its last feature map alone
+    # Models of the first registered versions read their last feature map alone
     gradients = tape.gradient(chosen, maps, unconnected_gradients="zero")
     return sum(_laid_over(tf.reduce_sum(g * m, -1), maps[0].shape[1:3]) for g, m in zip(gradients, maps, strict=True))
 
 
 @contextmanager
 def randomised(model: keras.Model, seed: int) -> Iterator[None]:
-    """Within the block the model has weights drawn anew, as before any training: what a map of learned reasons must not
-    look like (Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018).
+    """Within the block the model has new random weights, as before any training.
+
+    Maps of a trained model must look different (Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018).
     """
     learned = model.get_weights()
     keras.utils.set_random_seed(seed)

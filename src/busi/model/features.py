@@ -1,7 +1,7 @@
 """The stored features: the output of the frozen prefix for every image and every augmented view, computed once.
 
-One array of rows, `float16 (rows, ...)`, in a `.npy` file that is appended to as they come and read row by row, and
-a table that says which row is which: `row,path,label,part,view`. View 0 is the image itself; 1, 2, ... are augmented
+The features are one array, `float16 (rows, ...)`, in a `.npy` file that is written and read row by row. A table,
+`row,path,label,part,view`, says which row is which. View 0 is the image itself; 1, 2, ... are augmented
 views, made of training images only. Memory does not grow with the number of images.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,11 @@ from tqdm import tqdm
 
 from busi.backend import keras
 from busi.data.images import prepare, read_image
+from busi.data.split import QUARANTINE
 from busi.model.augmentation import AugmentationConfig, augment, view_generator
 from busi.model.inference import predict
 
-BATCH = 32
+BATCH = 32  # views in memory at once
 FLOAT16_MAX = np.finfo(np.float16).max
 
 
@@ -32,7 +34,7 @@ def feature_rows(split: pd.DataFrame, views: int) -> pd.DataFrame:
     Returns:
         Columns `row,path,label,part,view`; the views of one image are consecutive.
     """
-    used = split[split.part != "quarantine"]
+    used = split[split.part != QUARANTINE]
     repeats = np.where(used.part == "train", 1 + views, 1)
     rows = used.loc[used.index.repeat(repeats), ["path", "label", "part"]].reset_index(drop=True)
     rows["view"] = rows.groupby("path", sort=False).cumcount()
@@ -56,11 +58,10 @@ def write_features(
         ValueError: an image cannot be read, or a feature does not fit float16.
     """
     size = prefix.input_shape[1]
-    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *prefix.output_shape[1:])}
     done = 0
-    # Appended, not mapped: on a full disk a write is an error, a store to a mapped page the end of the process
+    # Appended, not mapped: on a full disk a write raises an error, but a store to a mapped page kills the process
     with path.open("wb") as file, tqdm(total=len(rows), desc="featurize", unit="view", mininterval=1) as progress:
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, (len(rows), *prefix.output_shape[1:]))
         for features in predict(prefix, _batches(_views(folder, rows, size, augmentation, seed))):
             if not np.abs(features).max() <= FLOAT16_MAX:  # also catches NaN
                 raise ValueError(
@@ -75,7 +76,7 @@ def write_features(
 class Features:
     """The array of `write_features`, float16 (rows, ...), of which rows are read from the file as they are asked for.
 
-    Mapped anew each time: pages of a map that stays count as memory of the process, in the end all of them.
+    The file is mapped anew for each read: the pages of a lasting map would add up to the whole file in memory.
     """
 
     def __init__(self, path: Path):
@@ -120,12 +121,16 @@ def select_features(parts: list[tuple[Features, pd.DataFrame]], rows: pd.DataFra
     missing = [f"view {view} of {image}" for image, view in wanted if (image, view) not in places]
     if missing:
         raise ValueError(f"the stored features lack {len(missing)} views, the first is {missing[0]}")
-    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *parts[0][0].shape[1:])}
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, (len(rows), *parts[0][0].shape[1:]))
         for image_and_view in wanted:
             part, row = places[image_and_view]
             file.write(parts[part][0][row].tobytes())
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begin a `.npy` file of float16, to which the rows are appended."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
 def _views(

@@ -20,7 +20,7 @@ from busi.model.network import build_model, seed_everything
 from busi.model.precision import Precision, for_inference
 from busi.model.training import TrainingConfig, calibrate, train, training_set_from_rows
 
-NO_WEIGHTS = "none"  # the name that stands for random weights
+NO_WEIGHTS = "none"  # in place of a file name: random weights
 FEATURES, CHECKPOINT = "features.npy", "checkpoint.npz"  # in the folder of `fit_images`
 
 

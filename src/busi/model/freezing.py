@@ -12,8 +12,7 @@ import math
 import numpy as np
 
 from busi.backend import keras, layers, ops
-from busi.model.backbone import BOUNDARIES, FEATURE_MAPS
-from busi.model.network import STATISTICS
+from busi.model.backbone import ALL_STATISTICS, FEATURE_MAPS, FREEZE_LAYERS, HEAD, STATISTICS_PREFIX
 
 
 def cut(model: keras.Model, freeze_until: str) -> tuple[keras.Model, keras.Model]:
@@ -27,15 +26,15 @@ def cut(model: keras.Model, freeze_until: str) -> tuple[keras.Model, keras.Model
         ValueError: no such layer, or the backbone does not narrow to one tensor there (inside a dense block, a
             convolution's output alone does not determine what follows).
     """
-    usual = f"usual boundaries are {', '.join(BOUNDARIES)}"
+    usual = f"usual boundaries are {', '.join(FREEZE_LAYERS)}"
     names = [layer.name for layer in model.layers]
-    if freeze_until not in names or freeze_until.startswith(("head", STATISTICS)):
+    if freeze_until not in names or freeze_until.startswith((HEAD, STATISTICS_PREFIX)):
         raise ValueError(f"featurize.boundary: no layer {freeze_until!r}; {usual}")
     before = _before(model.get_layer(freeze_until))
     passed = [
-        model.get_layer(STATISTICS + name)
+        model.get_layer(STATISTICS_PREFIX + name)
         for name in FEATURE_MAPS
-        if name in before and freeze_until not in (name, "levels")
+        if name in before and freeze_until not in (name, ALL_STATISTICS)
     ]
     frozen = before.union(*map(_before, passed))
     # The cut is clean when only the layer itself, and statistics that are passed on, feed what comes after it

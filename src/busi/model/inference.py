@@ -1,7 +1,7 @@
 """Running the network: `predict` over many batches, `compile_pass` for all that is asked of an image.
 
-`compile_pass`: pixels (n, S, S, 3) in 0-255 -> probabilities, the numbers that `ood_detection` measures distances
-between, and the feature maps that `explanation` starts from. One compiled pass gives them all, because tracing
+`compile_pass`: pixels (n, S, S, 3) in 0-255 -> probabilities, the features that `ood_detection` measures distances
+between, and the feature maps that `explanation` starts from. One compiled pass gives all three, because tracing
 DenseNet121 takes seconds.
 """
 
@@ -12,32 +12,36 @@ import numpy as np
 
 from busi.model.backbone import FEATURE_MAPS
 
-DESCRIBED = ("conv1_relu", "pool2_pool")  # with later layers more photographs pass: benchmarks/unknown_input.py
+OOD_LAYERS = (
+    "conv1_relu",
+    "pool2_pool",
+)  # later layers accept more photographs: benchmarks/unknown_input.py
 PARALLEL = 8  # images that `predict` has in memory at once; it computes as many as TensorFlow has inter-op threads
 
 
-class Seen(NamedTuple):
-    """What the network makes of n images, all float32."""
+class Outputs(NamedTuple):
+    """What a pass gives for n images, all float32."""
 
     probabilities: np.ndarray  # (n, classes)
-    described: np.ndarray  # (n, F): of each of `DESCRIBED` the channels' means and logs of standard deviations
+    ood_features: np.ndarray  # (n, F): of `OOD_LAYERS` each channel's mean and log(1 + standard deviation)
     feature_maps: list[np.ndarray]  # each (n, h, w, C), of those of `FEATURE_MAPS` that the model has
 
 
 def predict(model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Run a Keras model of one input and one output in inference mode; yields float32 (n, ...) for each batch (n, ...).
 
-    Each image passes by itself, so its result is the same, bit for bit, whatever batch it stands in and wherever. (A
-    convolution of several images together adds up its products in an order that depends on their number, and for the
-    last images on their place. In float32 that changes the last digits.) The order also depends on processor and
-    number of threads (`TF_NUM_INTRAOP_THREADS`): results are equal between runs that agree in these.
+    Each image passes through the network by itself. So its result is the same, bit for bit, in every batch and at every
+    place in it. (A convolution of several images at once sums its products in an order that depends on their number
+    and, for the last images, on their place. In float32 that changes the last digits.) The order of summation also
+    depends on the processor and on the number of threads (`TF_NUM_INTRAOP_THREADS`): two runs give equal results if
+    they agree in both.
     """
     from busi.backend import tf
 
     def one(image):
         return tf.cast(model(image[tf.newaxis], training=False)[0], tf.float32)
 
-    # Compiled once, for batches of any size: another time for the last and smaller one costs seconds
+    # Compiled once, for batches of any size: compiling again for a smaller last batch would take seconds
     @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
     def forward(batch):
         return tf.map_fn(one, batch, parallel_iterations=PARALLEL)
@@ -46,49 +50,49 @@ def predict(model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield forward(tf.cast(batch, tf.float32)).numpy()
 
 
-def compile_pass(model) -> Callable[[np.ndarray], Seen]:
-    """A function of pixels, (n, S, S, 3) in 0-255 of any type. It follows when the model's weights are set anew.
+def compile_pass(model) -> Callable[[np.ndarray], Outputs]:
+    """A function from pixels, (n, S, S, 3) in 0-255 of any type, to `Outputs`. It uses the model's present weights.
 
-    The images are computed together. So the last digits of an answer depend on how many they are; `predict` does not.
+    The images are computed together, so the last digits of a result depend on their number; those of `predict` don't.
 
     Args:
-        model: Keras model with layers named `DESCRIBED` and the last of `FEATURE_MAPS`, pixels (n, S, S, 3) in 0-255 to
-            probabilities (n, classes).
+        model: Keras model from pixels (n, S, S, 3) in 0-255 to probabilities (n, classes), with layers named
+            `OOD_LAYERS` and the last of `FEATURE_MAPS`.
 
     Raises:
         ValueError: it lacks one of these layers.
     """
     from busi.backend import keras, tf  # here, so that reading this module's names costs no TensorFlow
 
-    layers = _outputs(model, {*DESCRIBED, FEATURE_MAPS[-1]})
+    layers = _outputs(model, {*OOD_LAYERS, FEATURE_MAPS[-1]})
     maps = [layers[name] for name in FEATURE_MAPS if name in layers]
-    network = keras.Model(model.input, [model.output, [layers[name] for name in DESCRIBED], maps])
+    network = keras.Model(model.input, [model.output, [layers[name] for name in OOD_LAYERS], maps])
 
     @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
     def run(pixels):
-        probabilities, described, feature_maps = network(pixels, training=False)
-        return probabilities, _numbers(described), feature_maps
+        probabilities, early_maps, feature_maps = network(pixels, training=False)
+        return probabilities, _channel_statistics(early_maps), feature_maps
 
-    return lambda pixels: Seen(*tf.nest.map_structure(lambda found: found.numpy(), run(tf.cast(pixels, tf.float32))))
+    return lambda pixels: Outputs(*tf.nest.map_structure(lambda found: found.numpy(), run(tf.cast(pixels, tf.float32))))
 
 
-def compile_description(model) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of pixels to `Seen.described` alone, which early layers give in a third of the time of a pass.
+def compile_ood_features(model) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from pixels to `Outputs.ood_features` alone, which early layers give in a third of the time of a pass.
 
     Args:
-        model: as for `compile_pass`, of which it needs the layers named `DESCRIBED`.
+        model: as for `compile_pass`, but only the layers named `OOD_LAYERS` are needed.
 
     Raises:
         ValueError: it lacks one of these layers.
     """
     from busi.backend import keras, tf
 
-    layers = _outputs(model, set(DESCRIBED))
-    network = keras.Model(model.input, [layers[name] for name in DESCRIBED])
+    layers = _outputs(model, set(OOD_LAYERS))
+    network = keras.Model(model.input, [layers[name] for name in OOD_LAYERS])
 
     @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
     def run(pixels):
-        return _numbers(network(pixels, training=False))
+        return _channel_statistics(network(pixels, training=False))
 
     return lambda pixels: run(tf.cast(pixels, tf.float32)).numpy()
 
@@ -101,8 +105,8 @@ def _outputs(model, needed: set[str]) -> dict:
     return outputs
 
 
-def _numbers(maps: list):
-    """What `Seen.described` says of feature maps (n, h, w, C), float32 (n, F)."""
+def _channel_statistics(maps: list):
+    """`Outputs.ood_features`, float32 (n, F), from feature maps (n, h, w, C)."""
     from busi.backend import tf
 
     numbers = []

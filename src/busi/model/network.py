@@ -3,7 +3,7 @@
     pixels (n, S, S, 3) in 0-255 -> preprocess -> DenseNet121 -> statistics of its feature maps -> head -> (n, 3)
 
 The head reads every channel's mean and standard deviation over the image, of each of the layers `FEATURE_MAPS`: early
-layers say more of speckle and edges, late ones of shape. Probabilities are in the order of `layout.CLASSES`.
+layers carry speckle and edges, late ones shape. Probabilities are in the order of `layout.CLASSES`.
 """
 
 import hashlib
@@ -15,18 +15,20 @@ import numpy as np
 from busi.backend import keras, layers, ops, tf
 from busi.data.layout import CLASSES
 from busi.model.backbone import (
+    ALL_STATISTICS,
     FEATURE_MAPS,
+    HEAD,
+    HEAD_DROPOUT,
     IMAGENET_FILE,
     IMAGENET_MD5,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    STATISTICS_PREFIX,
     build_backbone,
 )
 
-STATISTICS = (
-    "level_"  # the layer with the statistics of feature map `relu` is named `level_relu`; stored models have it
-)
-_LEAST_VARIANCE = 1e-6  # under the square root, whose slope at 0 is infinite: a channel that is constant on an image
+# Added under the square root, whose slope at 0 is infinite, for a channel that is constant on an image
+_LEAST_VARIANCE = 1e-6
 
 
 def seed_everything(seed: int) -> None:
@@ -54,10 +56,12 @@ def build_model(image_size: int, dropout: float, weights: Path | None) -> keras.
         mean=[255 * m for m in IMAGENET_MEAN], variance=[(255 * s) ** 2 for s in IMAGENET_STD], name="preprocess"
     )(pixels)
     backbone = build_backbone(input_tensor=scaled)
-    statistics = layers.Concatenate(name="levels")([_statistics(backbone.get_layer(name)) for name in FEATURE_MAPS])
-    features = layers.BatchNormalization(name="head_norm")(statistics)
-    features = layers.Dropout(dropout, seed=0, name="head_dropout")(features)
-    probabilities = layers.Dense(len(CLASSES), activation="softmax", name="head")(features)
+    statistics = layers.Concatenate(name=ALL_STATISTICS)(
+        [_statistics(backbone.get_layer(name)) for name in FEATURE_MAPS]
+    )
+    features = layers.BatchNormalization(name=f"{HEAD}_norm")(statistics)
+    features = layers.Dropout(dropout, seed=0, name=HEAD_DROPOUT)(features)
+    probabilities = layers.Dense(len(CLASSES), activation="softmax", name=HEAD)(features)
     model = keras.Model(pixels, probabilities, name="busi_densenet121")
     if weights is not None:
         load_backbone_weights(model, weights)
@@ -94,8 +98,8 @@ def load_backbone_weights(model: keras.Model, path: Path) -> None:
 
 def _statistics(layer: keras.Layer):
     """Each channel's mean over the image, then each channel's standard deviation, float32 (n, 2 C)."""
-    # In float32 wherever the layer computes in less
+    # In float32, even where the layer computes in bfloat16
     mean, variance = ops.moments(ops.cast(layer.output, "float32"), axes=(1, 2))
-    return layers.Concatenate(name=STATISTICS + layer.name, dtype="float32")(
+    return layers.Concatenate(name=STATISTICS_PREFIX + layer.name, dtype="float32")(
         [mean, ops.sqrt(variance + _LEAST_VARIANCE)]
     )

@@ -1,11 +1,11 @@
-"""Is this picture like those the model was trained on? A distance to the training images, with a threshold.
+"""Out-of-distribution detection: the distance of an image to the training images, with a threshold.
 
-A classifier gives three probabilities for a holiday photograph too. What tells them apart is texture, which the early
-layers measure: for each channel of two of them the mean and the spread over the image. The distance of an image is
-the Mahalanobis distance of these numbers to the training images (Lee et al., A Simple Unified Framework for Detecting
-Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018; here without classes, and with the shrunk
-covariance of Ledoit and Wolf, J. Multivariate Analysis 88, 2004, since there may be fewer images than numbers). The
-threshold is a quantile of the validation images' distances.
+A classifier gives three probabilities for a holiday photograph too. Its texture tells it from an ultrasound image, and
+early layers measure texture. The features are each channel's mean and spread over the image, in two early layers. The
+distance of an image is the Mahalanobis distance of its features to those of the training images (Lee et al., A Simple
+Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018; here without classes,
+and with the shrunk covariance of Ledoit and Wolf, J. Multivariate Analysis 88, 2004, since there may be fewer images
+than features). The threshold is a quantile of the validation images' distances.
 """
 
 import io
@@ -15,21 +15,23 @@ from pathlib import Path
 
 import numpy as np
 
-_FLOOR = 1e-6  # of a spread: a channel that is dead on all training images
+_FLOOR = 1e-6  # of a standard deviation, for a channel that is constant over the training images
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """What is known of the training images: float64 `center` (F,), `precision` (F, F), and the largest distance
-    that is taken for one of their kind."""
+    """The training images' features: their mean `center` (F,) and inverse covariance `precision` (F, F), float64.
+
+    Images up to the distance `threshold` are accepted.
+    """
 
     center: np.ndarray
     precision: np.ndarray
     threshold: float
 
-    def distance(self, described: np.ndarray) -> np.ndarray:
-        """Squared Mahalanobis distances, float64 (n,) from 0 up, of n images, described as in `inference.Seen`."""
-        away = np.asarray(described, dtype=np.float64) - self.center
+    def distance(self, ood_features: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis distances, float64 (n,), 0 or more, of features (n, F) as in `inference.Outputs`."""
+        away = np.asarray(ood_features, dtype=np.float64) - self.center
         return np.einsum("nf,fg,ng->n", away, self.precision, away)
 
     def save(self, path: Path) -> None:
@@ -50,12 +52,12 @@ class OodDetector:
             raise ValueError(f"{path} is not a file of OodDetector: {error}") from error
 
 
-def fit(training: np.ndarray, validation: np.ndarray, accepted: float) -> OodDetector:
-    """What is known of the training images, with the threshold that accepts a share of the validation images.
+def fit_detector(training: np.ndarray, validation: np.ndarray, accepted: float) -> OodDetector:
+    """The detector of a training set, with the threshold that accepts a share of the validation images.
 
     Args:
-        training: descriptions (n, F) of at least two images.
-        validation: descriptions (m, F) of images that were not trained on, at least one.
+        training: features (n, F) of at least two images.
+        validation: features (m, F) of images that were not trained on, at least one.
         accepted: share of the validation images to accept, 0 to 1.
 
     Raises:
@@ -67,7 +69,7 @@ def fit(training: np.ndarray, validation: np.ndarray, accepted: float) -> OodDet
         raise ValueError(f"{len(training)} training and {len(validation)} validation images; expected 2 and 1 at least")
     training = np.asarray(training, dtype=np.float64)
     center, scale = training.mean(axis=0), np.maximum(training.std(axis=0), _FLOOR)
-    # The shrinkage pulls towards a sphere, which is fair to all numbers once they have one scale
+    # Shrinkage pulls the covariance towards a sphere, so all features are brought to one scale first
     precision = LedoitWolf(assume_centered=True).fit((training - center) / scale).precision_ / np.outer(scale, scale)
     found = OodDetector(center, precision, np.inf)
     return OodDetector(center, precision, float(np.quantile(found.distance(validation), accepted)))

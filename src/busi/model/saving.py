@@ -1,4 +1,4 @@
-"""Saving and loading of Keras models: the same weights give the same bytes, and a file can't run code."""
+"""Saving and loading of Keras models: equal weights give equal bytes, and a file can't run code."""
 
 import json
 import os

@@ -2,7 +2,7 @@
 
 Batch normalisation outside the head keeps its statistics and scales, as is usual where few images adapt a network
 (Keras' guide to transfer learning and fine-tuning). When it learned too, statistics of batches of 32 replaced those of
-thousands of images, and the validation loss rose to several times that of the head alone.
+thousands of images, and the validation loss rose to several times that of training the head alone.
 
 Everything random in an epoch is drawn from (seed, epoch), so a run that was killed and continues from its
 checkpoint takes the same steps as one that was not.
@@ -22,9 +22,12 @@ from tqdm import tqdm
 
 from busi.backend import keras, tf
 from busi.data.layout import CLASSES
+from busi.model.backbone import HEAD, HEAD_DROPOUT
 from busi.model.calibration import fit_temperature
+from busi.model.features import Features
 from busi.model.inference import predict
 
+CLIP_NORM = 1.0  # of each variable's gradient; keeps one bad batch from a large step
 HISTORY = ["epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
 
 
@@ -57,14 +60,14 @@ class TrainingSet:
     `val_rows` int (m,); labels are indices into `layout.CLASSES`.
     """
 
-    features: np.ndarray
+    features: Features | np.ndarray
     train_rows: np.ndarray
     train_labels: np.ndarray
     val_rows: np.ndarray
     val_labels: np.ndarray
 
 
-def training_set_from_rows(features: np.ndarray, rows: pd.DataFrame) -> TrainingSet:
+def training_set_from_rows(features: Features | np.ndarray, rows: pd.DataFrame) -> TrainingSet:
     """Arrange the feature rows (`features.feature_rows`) for training."""
     train = rows[rows.part == "train"].pivot(index="path", columns="view", values="row").sort_index()
     val = rows[rows.part == "val"].sort_values("path")
@@ -85,7 +88,7 @@ def train(
     """Train `trainable_layers` in place and leave it with the weights of the best epoch (lowest validation loss).
 
     Args:
-        trainable_layers: from features to probabilities; its head is the layers whose names begin with `head`.
+        trainable_layers: from features to probabilities; the layers whose names begin with `head` are its head.
         checkpoint: file to continue from when it is there and carries the same `key`, and to write after each epoch.
         key: hash of everything that decides the outcome.
         on_epoch: called after each epoch with its row of the history.
@@ -140,25 +143,26 @@ def calibrate(trainable_layers: keras.Model, training_set: TrainingSet, batch_si
     )
     probabilities = np.concatenate(list(predict(trainable_layers, rows)))
     temperature = fit_temperature(training_set.val_labels, probabilities)
-    head = trainable_layers.get_layer("head")
+    head = trainable_layers.get_layer(HEAD)
     head.set_weights([weight / np.float32(temperature) for weight in head.get_weights()])
     return temperature
 
 
 def _compile(trainable_layers: keras.Model, phase: str, config: TrainingConfig) -> tuple[Callable, Callable]:
-    """A step of training and one of validation: from features, one-hot labels and, in training, weights of a batch to
-    its loss and its share of right answers.
+    """A step of training and one of validation.
 
-    Traced once, for batches of any size: `train_on_batch` is for each size anew, and with DenseNet's layers each time
-    takes seconds.
+    Both take the features and one-hot labels of a batch, the first also its weights. They give loss and accuracy. They
+    are traced once, for batches of any size. Keras' `train_on_batch` is traced for each size, which takes seconds.
     """
     for layer in trainable_layers.layers:
         # Batch normalisation that is not trainable also runs in inference mode
         adapts = phase == "tail" and not isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = adapts or layer.name.startswith("head")
+        layer.trainable = adapts or layer.name.startswith(HEAD)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
     trainable_layers.compile(
-        optimizer=keras.optimizers.AdamW(config.head_learning_rate, weight_decay=config.weight_decay, clipnorm=1.0)
+        optimizer=keras.optimizers.AdamW(
+            config.head_learning_rate, weight_decay=config.weight_decay, clipnorm=CLIP_NORM
+        )
     )
     trainable_layers.optimizer.build(trainable_layers.trainable_variables)
     batch = [tf.TensorSpec((None, *trainable_layers.input_shape[1:])), tf.TensorSpec((None, len(CLASSES)))]
@@ -193,7 +197,7 @@ def _epoch(
     rows = training_set.train_rows[order, generator.integers(views, size=count)]
     labels = training_set.train_labels[order]
     weights = _class_weights(training_set.train_labels)[labels]
-    dropout = trainable_layers.get_layer("head_dropout")
+    dropout = trainable_layers.get_layer(HEAD_DROPOUT)
     if dropout.rate > 0:  # a layer that drops nothing has no generator
         dropout.seed_generator.state.assign(np.array([config.seed, epoch], dropout.seed_generator.state.dtype))
     sums = np.zeros(2)
@@ -214,7 +218,7 @@ def _validate(test_step: Callable, training_set: TrainingSet, config: TrainingCo
 
 
 def _batches(count: int, config: TrainingConfig) -> list[slice]:
-    """Batches of nearly equal size: batch normalisation would learn nonsense from a last batch of one image."""
+    """Batches of nearly equal size: statistics of a last batch of one image would spoil batch normalisation."""
     edges = np.linspace(0, count, math.ceil(count / config.batch_size) + 1).round().astype(int)
     return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
@@ -229,7 +233,7 @@ def _class_weights(labels: np.ndarray) -> np.ndarray:
 
 
 class _State:
-    """What a run needs to continue: weights, optimizer, best weights so far, history; one file, replaced whole."""
+    """What a run needs to continue: weights, optimizer, best weights so far, history. One file, replaced atomically."""
 
     def __init__(self, trainable_layers: keras.Model, checkpoint: Path, key: str):
         self.trainable_layers, self.checkpoint, self.key = trainable_layers, checkpoint, key
@@ -278,7 +282,7 @@ class _State:
     def _read(self) -> None:
         with np.load(self.checkpoint, allow_pickle=False) as saved:
             if str(saved["key"]) != self.key:
-                return  # of other inputs: it will be overwritten
+                return  # a checkpoint of other inputs; it will be overwritten
 
             def read(prefix: str) -> list[np.ndarray]:
                 return [

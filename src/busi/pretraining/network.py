@@ -1,9 +1,13 @@
 """The network that is pretrained on phantoms, several tasks at once, and the backbone that is kept of it.
 
-The tasks are the class and each BI-RADS descriptor; at an eighth of the input's resolution, decoded from three feature
-maps, the lesion mask and the tissue's echogenicity, which is the image without its speckle, shadows and gain; and one
-that needs no truth, that two views of one phantom are described alike (VICReg: Bardes, Ponce & LeCun, ICLR 2022). The
-decoder and the heads are thrown away afterwards. Runs on any Keras backend.
+The tasks:
+
+- the class and each BI-RADS descriptor;
+- the lesion mask, and the tissue's echogenicity, which is the image without its speckle, shadows and gain. Both are
+  decoded from three feature maps at an eighth of the input's resolution;
+- equal embeddings of two views of one phantom, which needs no truth (VICReg: Bardes, Ponce & LeCun, ICLR 2022).
+
+The decoder and the heads are thrown away afterwards. The network runs on any Keras backend.
 """
 
 from pathlib import Path
@@ -16,12 +20,13 @@ from busi.data.layout import CLASSES
 from busi.model.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from busi.pretraining.phantom_stream import TASKS, Batch
 
-MASK_WEIGHT = 4.0
+WEIGHT_DECAY, CLIP_NORM = 1e-4, 1.0  # of AdamW, as fine-tuning has them
+MASK_WEIGHT = 4.0  # of the tasks' losses; that of the class is 1
 ECHOGENICITY_WEIGHT = 2.0
 DESCRIPTOR_WEIGHT = 0.3
 ALIKE_WEIGHT = 0.03
-ALIKE = "alike"  # the output that describes a view
-DESCRIPTION = 256  # numbers a view
+ALIKE = "alike"  # the output with the embedding of a view
+EMBEDDING = 256  # numbers a view
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 12.5, 0.5  # weights within VICReg, the last two for each of the two views
 
 
@@ -39,8 +44,8 @@ def build_pretrainer() -> tuple[keras.Model, keras.Model]:
     )
     eighth, sixteenth, last = feature_maps(scaled)
     decoded = layers.Conv2D(48, 1)(eighth)
-    for level, scale in ((sixteenth, 2), (last, 4)):
-        decoded = decoded + layers.UpSampling2D(scale)(layers.Conv2D(48, 1)(level))
+    for feature_map, scale in ((sixteenth, 2), (last, 4)):
+        decoded = decoded + layers.UpSampling2D(scale)(layers.Conv2D(48, 1)(feature_map))
     decoded = layers.Conv2D(48, 3, padding="same", activation="relu")(layers.Activation("relu")(decoded))
     outputs = {"mask": layers.Conv2D(1, 1, activation="sigmoid", name="mask", dtype="float32")(decoded)}
     outputs["echogenicity"] = layers.Conv2D(1, 1, name="echogenicity", dtype="float32")(decoded)
@@ -48,17 +53,18 @@ def build_pretrainer() -> tuple[keras.Model, keras.Model]:
     outputs["class"] = layers.Dense(len(CLASSES), activation="softmax", name="class")(pooled)
     for name, values in TASKS.items():
         outputs[name] = layers.Dense(len(values), activation="softmax", name=name)(pooled)
-    expanded = layers.ReLU()(layers.BatchNormalization()(layers.Dense(DESCRIPTION)(pooled)))
-    outputs[ALIKE] = layers.Dense(DESCRIPTION, name=ALIKE)(expanded)
+    expanded = layers.ReLU()(layers.BatchNormalization()(layers.Dense(EMBEDDING)(pooled)))
+    outputs[ALIKE] = layers.Dense(EMBEDDING, name=ALIKE)(expanded)
     return keras.Model(pixels, outputs), backbone
 
 
 def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
+    """Give the model its optimiser and the weighted loss of each task, in place."""
     losses = dict.fromkeys(("class", *TASKS), "sparse_categorical_crossentropy")
     losses |= {"mask": _mask_loss, "echogenicity": _echogenicity_loss, ALIKE: _alike_loss}
     weights = {"class": 1.0, "mask": MASK_WEIGHT, "echogenicity": ECHOGENICITY_WEIGHT, ALIKE: ALIKE_WEIGHT}
     weights |= dict.fromkeys(TASKS, DESCRIPTOR_WEIGHT)
-    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=1e-4, clipnorm=1.0)
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY, clipnorm=CLIP_NORM)
     model.compile(optimizer, losses, loss_weights=weights, weighted_metrics={"class": ["accuracy"]})
     optimizer.build(model.trainable_variables)  # so that `load_weights` has variables to load its moments into
 
@@ -66,15 +72,15 @@ def compile_pretrainer(model: keras.Model, learning_rate: float) -> None:
 def train_step(model: keras.Model, batch: Batch) -> dict[str, float]:
     """One step of the optimiser; the loss of each task, their weighted sum `loss` and `class_accuracy`."""
     count = len(batch.pixels)
-    targets = batch.targets | {ALIKE: np.zeros((count, DESCRIPTION), np.float32)}  # it has no truth
+    targets = batch.targets | {ALIKE: np.zeros((count, EMBEDDING), np.float32)}  # it has no truth
     weights = batch.weights | {ALIKE: np.ones(count, np.float32)}
     return model.train_on_batch(batch.pixels.astype(np.float32), targets, weights, return_dict=True)
 
 
 def export_backbone(backbone: keras.Model, path: Path) -> None:
-    """Write the backbone's weights in Keras' `.weights.h5` form, float16 on disk.
+    """Write the backbone's weights in Keras' `.weights.h5` form, as float16.
 
-    In HDF5's newer format, whose headers take a third of the room.
+    The file is in HDF5's latest format, whose headers take a third of the space.
     """
     whole = path.with_name(f"whole-{path.name}")
     backbone.save_weights(whole)
@@ -95,7 +101,7 @@ def export_backbone(backbone: keras.Model, path: Path) -> None:
 
 
 def _mask_loss(truth, predicted):
-    """Cross-entropy and soft Dice (Milletari et al., V-Net, 2016), halves; one value an image."""
+    """Cross-entropy and soft Dice (Milletari et al., V-Net, 2016), half each; one value an image."""
     predicted = ops.clip(predicted, 1e-6, 1 - 1e-6)
     cross = -ops.mean(truth * ops.log(predicted) + (1 - truth) * ops.log(1 - predicted), axis=(1, 2, 3))
     overlap = ops.sum(truth * predicted, axis=(1, 2, 3))
@@ -110,15 +116,15 @@ def _echogenicity_loss(truth, predicted):
     return ops.sum(off, axis=(1, 2, 3)) / (ops.sum(tissue, axis=(1, 2, 3)) + 1)
 
 
-def _alike_loss(_truth, described):
-    """VICReg over a batch, the same value for each image; `described` is (2 n, d), first views before second ones."""
-    count = ops.shape(described)[0] // 2
-    first, second = described[:count], described[count:]
+def _alike_loss(_truth, embeddings):
+    """VICReg over a batch, the same value for each image; `embeddings` is (2 n, d), first views before second ones."""
+    count = ops.shape(embeddings)[0] // 2
+    first, second = embeddings[:count], embeddings[count:]
     loss = INVARIANCE * ops.mean(ops.square(first - second))
     for view in (first, second):
         centred = view - ops.mean(view, axis=0, keepdims=True)
         covariance = ops.matmul(ops.transpose(centred), centred) / (ops.cast(count, "float32") - 1)
         variances = ops.diagonal(covariance)
         between = ops.sum(ops.square(covariance)) - ops.sum(ops.square(variances))
-        loss += VARIANCE * ops.mean(ops.relu(1 - ops.sqrt(variances + 1e-4))) + COVARIANCE * between / DESCRIPTION
+        loss += VARIANCE * ops.mean(ops.relu(1 - ops.sqrt(variances + 1e-4))) + COVARIANCE * between / EMBEDDING
     return loss * ops.ones((2 * count,))

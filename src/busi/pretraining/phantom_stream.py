@@ -1,7 +1,7 @@
 """The endless sequence of phantoms that pretraining learns from: varied ones, with the generator's own truth.
 
-Without Keras, as the processes that render import it. No phantom comes twice; each is shown in two views, each in a
-window of its own, mirrored or not, with its own gain and gamma.
+The processes that render import this module, so it does not import Keras. No phantom comes twice. Each is shown in two
+views; each view has its own window, gain and gamma, and may be mirrored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from busi.phantom.annotations import annotate
 from busi.phantom.lesion import DESCRIPTORS
 from busi.phantom.scan import Scan, render
 
-# Value lists of the tasks; a normal phantom has no lesion and so no descriptors: its weight in those tasks is 0
+# The values of each descriptor. A normal phantom has no lesion, so its weight in these tasks is 0
 TASKS = {
     name: sorted({value for chances in table.values() for value in chances}) for name, table in DESCRIPTORS.items()
 }
@@ -25,7 +25,7 @@ VIEWS = 2
 NATIVE = (200, 440)  # least and most pixels a side before the view is taken
 ANNOTATED = 0.25
 MAX_CROP = 0.25  # of the side, and never into a lesion
-AHEAD = 40  # batches rendered ahead, a process: a compiler keeps the first step waiting for minutes
+AHEAD = 40  # batches rendered ahead, a process: compiling the first step takes minutes
 
 
 class Example(NamedTuple):
@@ -88,7 +88,7 @@ def batch(seed: int, first: int, count: int, size: int) -> Batch:
 
 
 def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A window of a scan as some scanner would show it, and the lesions' cover and the echogenicity there."""
+    """A window of a scan with random gain, gamma and mirroring; and the lesions' cover and the echogenicity in it."""
     height, width = scan.image.shape
     mask = np.max(scan.masks, axis=0) if scan.masks else np.zeros_like(scan.image)
     # left, top, right and bottom of what the window keeps

@@ -93,7 +93,7 @@ def render(
     return text.rstrip("\n") + "\n"
 
 
-def describe(card: str, limit: int, rest: str) -> str:
+def registry_description(card: str, limit: int, rest: str) -> str:
     """A card as a registry's description: at most `limit` characters, its tables spaced.
 
     MLflow's page draws tables without padding, so that neighbouring cells read as one word, and what follows a table

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from busi.evaluation import shown_images
-from busi.reporting.viewing import blend, fit
+from busi.reporting.viewing import blend, shrink
 
 _SIDE = 320  # pixels of the longer side, twice what a report shows it at
 _OPACITY = 0.7  # of the map at its peak; it fades with the map, so that tissue shows where the map is low
@@ -51,7 +51,7 @@ def entries(
 
 def picture(gray: np.ndarray) -> bytes:
     """An image, uint8 (H, W), as a small JPEG file."""
-    return _jpeg(fit(gray, _SIDE))
+    return _jpeg(shrink(gray, _SIDE))
 
 
 def overlay(gray: np.ndarray, heat: np.ndarray, lesion: np.ndarray | None) -> bytes:
@@ -62,7 +62,7 @@ def overlay(gray: np.ndarray, heat: np.ndarray, lesion: np.ndarray | None) -> by
         heat: float (h, w) of any size, 0 to 1; it is stretched over the image.
         lesion: bool (H, W), or None.
     """
-    small = fit(gray, _SIDE)
+    small = shrink(gray, _SIDE)
     size = small.shape[1], small.shape[0]
     shown = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
     pixels = blend(small, shown, _OPACITY)

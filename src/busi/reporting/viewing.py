@@ -78,7 +78,7 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def fit(gray: np.ndarray, side: int) -> np.ndarray:
+def shrink(gray: np.ndarray, side: int) -> np.ndarray:
     """The image reduced until no side is longer than `side`; a smaller one as it is."""
     image = Image.fromarray(gray)
     image.thumbnail((side, side))
@@ -86,9 +86,9 @@ def fit(gray: np.ndarray, side: int) -> np.ndarray:
 
 
 def outlined(gray: np.ndarray, box: Box, side: int) -> np.ndarray:
-    """The image as by `fit`, with the box drawn and everything outside it dimmed; uint8 (height, width, 3)."""
+    """The image as by `shrink`, with the box drawn and everything outside it dimmed; uint8 (height, width, 3)."""
     full_height, full_width = gray.shape
-    gray = fit(gray, side)
+    gray = shrink(gray, side)
     across, down = gray.shape[1] / full_width, gray.shape[0] / full_height
     left, top, right, bottom = (round(at * scale) for at, scale in zip(box, (across, down) * 2, strict=True))
     found = np.repeat((gray // 3)[:, :, np.newaxis], 3, axis=2)

@@ -161,7 +161,7 @@ def test_giving_up_hopeless_pairs_changes_nothing_among_near_duplicates(monkeypa
     copies = [cropped(gray, 0.1, 0.05, 0.05, 0.1) for gray in stretched]
     prints = np.stack([fingerprint(gray) for gray in (*stretched, *copies)])
     fast = find_pairs(prints)
-    monkeypatch.setattr(duplicates, "HOPEFUL", (-1.0, -1.0, -1.0))
+    monkeypatch.setattr(duplicates, "LEAST_SCORES", (-1.0, -1.0, -1.0))
     whole = find_pairs(prints)
     pd.testing.assert_frame_equal(fast[fast["twins"]], whole[whole["twins"]])
     assert fast["twins"].sum() >= 13

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from busi.data.audit import AUDIT_COLUMNS, audit_table
 from busi.data.layout import CLASSES
 from busi.data.listing import PROBLEMS
 from busi.data.manifest import COLUMNS, build_manifest
 from busi.data.masks import lesion_masks
 from busi.data.measures import looks_annotated
+from busi.data.validation_table import VALIDATION_COLUMNS, validation_table
 from tests import bad_images
 
 GRAY = bad_images.pixels(77)
@@ -70,7 +70,7 @@ def test_no_images_at_all(tmp_path):
     assert tuple(manifest.columns) == COLUMNS
     assert len(manifest) == 0
     assert problems == []
-    table = audit_table(manifest, problems, dict.fromkeys(CLASSES, 0), 0)
+    table = validation_table(manifest, problems, dict.fromkeys(CLASSES, 0), 0)
     assert list(table["path"]) == ["benign/", "malignant/", "normal/", "*_mask*"]
 
 
@@ -274,9 +274,9 @@ def test_audit_names_every_culprit_in_its_column(data):
     (data / "cyst").mkdir()
     manifest, problems = build_manifest(data)
     before = manifest.copy()
-    table = audit_table(manifest, problems, {"benign": 3, "malignant": 3, "normal": 4}, 9)
+    table = validation_table(manifest, problems, {"benign": 3, "malignant": 3, "normal": 4}, 9)
     pd.testing.assert_frame_equal(manifest, before)
-    assert tuple(table.columns) == AUDIT_COLUMNS
+    assert tuple(table.columns) == VALIDATION_COLUMNS
     assert table["path"].is_unique
 
     def named(column, *values):
@@ -304,7 +304,7 @@ def test_audit_names_every_culprit_in_its_column(data):
 
 def test_audit_counts_unreadable_images_and_then_no_masks(data):
     (data / "benign" / "benign (1).png").write_bytes(b"")
-    table = audit_table(*build_manifest(data), dict.fromkeys(CLASSES, 3), 9).set_index("path")
+    table = validation_table(*build_manifest(data), dict.fromkeys(CLASSES, 3), 9).set_index("path")
     assert "empty" in table.loc["benign/benign (1).png", "unreadable_image"]
     assert table.loc["benign/", "found"] == 3
     assert table.loc["*_mask*", "found"] is None
@@ -312,7 +312,7 @@ def test_audit_counts_unreadable_images_and_then_no_masks(data):
 
 def test_audit_of_a_set_without_masks_expects_none(tmp_path):
     manifest, problems = build_manifest(bad_images.data_set(tmp_path / "data", masks=False))
-    table = audit_table(manifest, problems, dict.fromkeys(CLASSES, 4), 0)
+    table = validation_table(manifest, problems, dict.fromkeys(CLASSES, 4), 0)
     assert table["lesion_mask"].isna().all()
     assert table["normal_mask"].isna().all()
 

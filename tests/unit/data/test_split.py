@@ -16,11 +16,11 @@ from busi.data.split import (
     QUARANTINE,
     USED_PARTS,
     Split,
-    deal_at_random,
     has_twin_in_train,
     make_folds,
     make_split,
     random_split_leak,
+    split_at_random,
 )
 from pipeline.paths import MANIFEST, PARAMS, ROOT, SPLIT, SPLIT_REPORT
 from pipeline.stages import split as split_stage
@@ -337,11 +337,11 @@ def test_folds_that_leave_nothing_to_train_on_are_refused(folds, val):
 def test_dealing_at_random_keeps_the_images_and_the_size_of_each_class_in_each_part(manifest, seed):
     table = make_split(manifest, FRACTIONS, 0).table
     used = table[table["part"] != QUARANTINE]
-    dealt = deal_at_random(table, seed)
+    dealt = split_at_random(table, seed)
     assert sorted(dealt["path"]) == sorted(used["path"])
     sizes = [one.groupby(["part", "label"]).size().to_dict() for one in (used, dealt)]
     assert sizes[0] == sizes[1]
-    again = deal_at_random(table.sample(frac=1, random_state=seed % 1000), seed)
+    again = split_at_random(table.sample(frac=1, random_state=seed % 1000), seed)
     assert dealt["part"].tolist() == again["part"].tolist()
     tested = dealt[dealt["part"] == "test"]
     trained = set(dealt.loc[dealt["part"] == "train", "duplicate_group"])
@@ -351,5 +351,5 @@ def test_dealing_at_random_keeps_the_images_and_the_size_of_each_class_in_each_p
 
 def test_dealing_at_random_leaks_where_there_are_twins():
     table = make_split(make_manifest({label: [2] * 30 for label in CLASSES}), FRACTIONS, 0).table
-    assert has_twin_in_train(deal_at_random(table, 1)).mean() > 0.4
-    assert deal_at_random(table, 1)["part"].tolist() != deal_at_random(table, 2)["part"].tolist()
+    assert has_twin_in_train(split_at_random(table, 1)).mean() > 0.4
+    assert split_at_random(table, 1)["part"].tolist() != split_at_random(table, 2)["part"].tolist()

@@ -33,7 +33,7 @@ class BrightnessObserver:
         scores = np.exp(-np.abs(levels[:, None] - np.array([50, 130, 210])) / 20)
         return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32), self._described(levels)
 
-    def describe(self, paths, title=""):
+    def ood_features(self, paths, title=""):
         return self._described(self._levels(paths))
 
     def evidence(self, paths, classes, title=""):

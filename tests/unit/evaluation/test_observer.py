@@ -41,11 +41,11 @@ PATHS = [f"{number}.png" for number in (3, 0, 4, 1, 2)]
 def test_answers_are_those_of_the_model_in_the_order_of_the_paths(model, folder, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 2)
     observer = Observer(model, folder)
-    probabilities, described = observer.classify(PATHS)
+    probabilities, ood_features = observer.classify(PATHS)
     pixels = np.stack([prepare(read_image(folder / path), SIDE) for path in PATHS]).astype(np.float32)
     np.testing.assert_allclose(probabilities, model(pixels, training=False), atol=1e-5)
-    np.testing.assert_allclose(observer.describe(PATHS), described, atol=1e-4)
-    assert probabilities.dtype == np.float32 and described.shape == (5, 2 * (4 + 4))
+    np.testing.assert_allclose(observer.ood_features(PATHS), ood_features, atol=1e-4)
+    assert probabilities.dtype == np.float32 and ood_features.shape == (5, 2 * (4 + 4))
 
 
 def test_a_heat_map_is_the_positive_evidence_scaled_to_its_peak(model, folder):

@@ -5,7 +5,7 @@ import pytest
 
 from busi.backend import keras, layers
 from busi.model import explanation
-from busi.model.backbone import FEATURE_MAPS
+from busi.model.backbone import FEATURE_MAPS, HEAD
 from busi.model.network import build_model, seed_everything
 
 SIZE = 64  # feature maps of 8 x 8, 4 x 4, and twice 2 x 2
@@ -16,7 +16,7 @@ def bright():
     """Class 1 is what is bright, class 0 what is dark; the feature map is the mean of 8 x 8 pixels."""
     pixels = keras.Input((32, 32, 3))
     maps = layers.AveragePooling2D(8, name=FEATURE_MAPS[-1])(pixels)
-    head = layers.Dense(3, activation="softmax", name=explanation.HEAD)
+    head = layers.Dense(3, activation="softmax", name=HEAD)
     network = keras.Model(pixels, head(layers.GlobalAveragePooling2D()(maps)))
     head.set_weights([np.array([[-0.1, 0.1, 0.0]] * 3, np.float32), np.zeros(3, np.float32)])
     return network
@@ -67,10 +67,10 @@ def test_the_maps_of_the_real_network_add_up_to_its_logits(real):
 
 
 def test_weights_drawn_anew_are_other_ones_and_the_same_for_a_seed(bright):
-    learned, drawn = bright.get_layer(explanation.HEAD).get_weights(), []
+    learned, drawn = bright.get_layer(HEAD).get_weights(), []
     for seed in (5, 5, 6):
         with explanation.randomised(bright, seed):
-            drawn.append(bright.get_layer(explanation.HEAD).get_weights()[0])
+            drawn.append(bright.get_layer(HEAD).get_weights()[0])
     one, again, other = drawn
     assert np.array_equal(one, again) and not np.array_equal(one, other)
     assert not np.array_equal(one, learned[0])

@@ -5,7 +5,7 @@ import pytest
 
 from busi.backend import keras
 from busi.data.layout import CLASSES
-from busi.model.backbone import BOUNDARIES
+from busi.model.backbone import FREEZE_LAYERS
 from busi.model.freezing import cut
 from busi.model.network import build_model, seed_everything
 
@@ -30,7 +30,7 @@ def predicted(model, batch):
     return np.asarray(model(batch.astype(np.float32), training=False))
 
 
-@pytest.mark.parametrize("freeze_until", [*BOUNDARIES, "conv4_block1_concat", "relu"])
+@pytest.mark.parametrize("freeze_until", [*FREEZE_LAYERS, "conv4_block1_concat", "relu"])
 def test_the_trainable_layers_on_stored_features_equal_the_model_on_the_image(whole, pixels, freeze_until):
     prefix, trainable_layers = cut(whole, freeze_until)
     stored = predicted(prefix, pixels).astype(np.float16)

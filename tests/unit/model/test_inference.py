@@ -10,7 +10,7 @@ import pytest
 
 from busi.backend import keras
 from busi.model.backbone import FEATURE_MAPS
-from busi.model.inference import DESCRIBED, compile_description, compile_pass, predict
+from busi.model.inference import OOD_LAYERS, compile_ood_features, compile_pass, predict
 from busi.model.network import build_model, seed_everything
 
 SIZE = 32
@@ -36,7 +36,7 @@ def pixels():
 def test_a_pass_gives_probabilities_feature_maps_and_channel_statistics(whole, pixels):
     look = compile_pass(whole)
     seen = [look(part) for part in (pixels[:2], pixels[2:])]
-    maps = [whole.get_layer(name).output for name in (*FEATURE_MAPS, *DESCRIBED)]
+    maps = [whole.get_layer(name).output for name in (*FEATURE_MAPS, *OOD_LAYERS)]
     probabilities, *outputs = keras.Model(whole.input, [whole.output, *maps])(pixels.astype(np.float32))
     np.testing.assert_allclose(np.concatenate([one.probabilities for one in seen]), probabilities, atol=1e-5)
     for found, expected in zip(
@@ -48,12 +48,12 @@ def test_a_pass_gives_probabilities_feature_maps_and_channel_statistics(whole, p
         for layer in map(np.asarray, outputs[len(FEATURE_MAPS) :])
         for number in (layer.mean(axis=(1, 2)), np.log1p(layer.std(axis=(1, 2))))
     ]
-    described = np.concatenate([one.described for one in seen])
-    np.testing.assert_allclose(described, np.concatenate(numbers, axis=1), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(compile_description(whole)(pixels), described, rtol=1e-4, atol=1e-5)
+    ood_features = np.concatenate([one.ood_features for one in seen])
+    np.testing.assert_allclose(ood_features, np.concatenate(numbers, axis=1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(compile_ood_features(whole)(pixels), ood_features, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("compiled", [compile_pass, compile_description])
+@pytest.mark.parametrize("compiled", [compile_pass, compile_ood_features])
 def test_a_network_without_these_layers_is_refused_with_their_names(compiled):
     pixels = keras.Input((SIZE, SIZE, 3))
     with pytest.raises(ValueError, match="no layer conv1_relu, pool2_pool"):

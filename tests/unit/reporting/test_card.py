@@ -121,10 +121,10 @@ def test_names_cannot_break_a_table():
 
 def test_a_description_keeps_whole_sections():
     text = render()
-    full = card.describe(text, 100_000, "the rest is elsewhere")
+    full = card.registry_description(text, 100_000, "the rest is elsewhere")
     assert full.replace("&emsp;|", " |").replace("&nbsp;\n\n", "") == text
     assert full.count("&nbsp;") == 12  # one after each table
-    short = card.describe(text, 2500, "the rest is elsewhere")
+    short = card.registry_description(text, 2500, "the rest is elsewhere")
     assert len(short) <= 2500
     assert short.endswith("\n\nthe rest is elsewhere\n")
     assert full.startswith(short.removesuffix("\n\nthe rest is elsewhere\n"))
@@ -133,4 +133,4 @@ def test_a_description_keeps_whole_sections():
 
 def test_a_limit_below_the_title_is_refused():
     with pytest.raises(ValueError, match="10 characters"):
-        card.describe(render(), 10, "more")
+        card.registry_description(render(), 10, "more")

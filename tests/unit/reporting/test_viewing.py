@@ -73,8 +73,8 @@ def test_the_colours_grow_lighter_with_the_heat():
 
 
 def test_a_picture_is_sent_as_it_is_unless_it_is_too_large(scan):
-    assert (viewing.fit(scan, 10_000) == scan).all()
-    assert max(viewing.fit(scan, 100).shape) == 100
+    assert (viewing.shrink(scan, 10_000) == scan).all()
+    assert max(viewing.shrink(scan, 100).shape) == 100
     assert (np.asarray(Image.open(io.BytesIO(viewing.png(scan)))) == scan).all()
 
 

@@ -10,12 +10,12 @@ from busi.data import layout
 from busi.data.listing import PROBLEMS, Problem
 from busi.data.manifest import COLUMNS
 
-AUDIT_COLUMNS = (
+VALIDATION_COLUMNS = (
     *COLUMNS, *PROBLEMS, "name_label", "lesion_mask", "normal_mask", "copy_flagged", "images", "found", "expected",
 )  # fmt: skip
 
 
-def audit_table(
+def validation_table(
     manifest: pd.DataFrame, problems: Iterable[Problem], counts: Mapping[str, int], masks: int
 ) -> pd.DataFrame:
     """The manifest as a table in which every defect of the data set is a value in a row that names the culprit.
@@ -61,8 +61,8 @@ def audit_table(
         for label in layout.CLASSES
     ]
     totals.append({"path": "*_mask*", "found": mask_count, "expected": masks})
-    blank = dict.fromkeys(AUDIT_COLUMNS) | dict.fromkeys(PROBLEMS, "ok")
+    blank = dict.fromkeys(VALIDATION_COLUMNS) | dict.fromkeys(PROBLEMS, "ok")
     records = [blank | record for record in [*table.to_dict("records"), *trouble, *totals]]
     # As objects, so that a column with nulls keeps its integers and truth values.
-    whole = pd.DataFrame(records, columns=list(AUDIT_COLUMNS), dtype=object)
+    whole = pd.DataFrame(records, columns=list(VALIDATION_COLUMNS), dtype=object)
     return whole.where(whole.notna(), None)
