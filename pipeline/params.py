@@ -188,7 +188,7 @@ def read_params(path: Path = PARAMS) -> Params:
             key is named with what was received and what was expected.
     """
     if not path.is_file():
-        raise StageError(f"{path} not found in {Path.cwd()}\n  run from the repository root")
+        raise StageError(f"{path} not found in {Path.cwd()}\n  run in the root of the repository")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

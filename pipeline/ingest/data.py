@@ -71,10 +71,10 @@ def bring_in(source: str) -> None:
 
 
 def restore() -> None:
-    """Put the version that `data.dvc` names into `data/`: from DVC's cache, its remote, or by generating the phantom.
+    """Put the version that `data.dvc` names into `data/`: from DVC's cache, its remote, or generated if synthetic.
 
     Raises:
-        StageError: the version is nowhere to be had; the text names it and says how to bring it in.
+        StageError: the version was not found; the text names it and says how to bring it in.
     """
     wanted = read_version()
     if has_content(DATA):
@@ -126,7 +126,7 @@ def _restore_by(command: str) -> str | None:
         done = dvc_command.dvc(command, str(DATA_DVC))
         whole = done.returncode == 0 and has_content(DATA)
     finally:
-        # DVC leaves what it found; half a set must not pass for one
+        # DVC leaves the files that it found; half a set must not pass for a whole one
         if not whole and DATA.exists():
             shutil.rmtree(DATA)
     return None if whole else dvc_command.own_words(done)
@@ -140,7 +140,7 @@ def _alone() -> Iterator[None]:
         StageError: another run holds it, or this is no DVC repository.
     """
     if not Path(".dvc").is_dir():
-        raise StageError(f"no DVC repository in {Path.cwd()}\n  run from the repository root")
+        raise StageError(f"no DVC repository in {Path.cwd()}\n  run in the root of the repository")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(LOCK, timeout=0))

@@ -403,7 +403,7 @@ def test_two_runs_do_not_meet(filled):
 
 def test_outside_a_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "run from the repository root" in run("phantom", code=1)
+    assert "root of the repository" in run("phantom", code=1)
 
 
 # Downloads

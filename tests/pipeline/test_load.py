@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import streamlit as st
 
 from pipeline.registry import audit_log, checks, production, verify
 from pipeline.runtime.errors import StageError
@@ -38,6 +39,7 @@ def until(condition):
 
 def test_a_promotion_is_noticed_by_every_session_of_the_app_and_fails_none(two, keras_file, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py"])
+    st.cache_resource.clear()  # another test's version of the same number
     real, loaded = production.load, []
     monkeypatch.setattr(production, "load", lambda name: loaded.append(real(name)) or loaded[-1])
     files = {path.name: path.read_bytes() for path in keras_file.with_name("smoke").glob("*.image")}

@@ -157,10 +157,10 @@ def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
     rejected = json.loads(first.text("mlruns/registration.json"))
     assert rejected["verdict"] == "failed"  # so small a phantom teaches it little
     number = rejected["version"]
-    refused = first.python(*promote, number, code=1)
+    refused = first.busi(*promote, number, code=1)
     assert "The gate rejected it by accuracy" in refused
-    first.python(*promote, number, "--force", code=1)
-    assert "in Production" in first.python(*promote, number, "--force", "--reason", "a test of the override")
+    first.busi(*promote, number, "--force", code=1)
+    assert "in Production" in first.busi(*promote, number, "--force", "--reason", "a test of the override")
     assert store(first, "select alias, version from registered_model_aliases") == [("production", int(number))]
     [(override,)] = store(first, "select value from model_version_tags where key like 'override.%'")
     assert override.startswith("a test of the override (verdict overridden by ")
@@ -171,7 +171,7 @@ def test_promotion_moves_the_alias_and_refuses_a_rejected_version(first):
     passed = json.loads(first.text("mlruns/registration.json"))
     assert (passed["verdict"], passed["run_id"]) == ("passed", rejected["run_id"])
     newer = passed["version"]
-    assert f"before it version {number}" in first.python(*promote)
+    assert f"before it version {number}" in first.busi(*promote)
     assert store(first, "select alias, version from registered_model_aliases") == [("production", int(newer))]
     stages = dict(store(first, "select version, current_stage from model_versions"))
     assert stages[int(newer)] == "Production"
@@ -252,5 +252,5 @@ def test_too_few_images_for_the_split_are_an_error_that_says_so(first):
 def test_without_data_it_says_how_to_get_some(make_workspace):
     workspace = make_workspace("empty")
     output = workspace.python("pipeline.stages.validate", code=1)
-    assert "make data" in output
+    assert "busi data" in output
     assert "Traceback" not in output

@@ -7,4 +7,5 @@ hide an installed package of that name.
 
 from pipeline.serving.app.page import main
 
-main()
+if __name__ == "__main__":  # so it is for Streamlit; a process that this one starts may import the file again
+    main()
