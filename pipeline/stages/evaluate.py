@@ -2,7 +2,7 @@
 
 Reads the images, manifest, split, model and `run.json`; writes `reports/metrics.json` and, under `artifacts/evaluate/`,
 predictions, heat maps, the detector of unknown input, the points of the curves, and a few test images with the model's
-answers, to try a copy of the model on. It knows no threshold of the gate, and draws nothing.
+answers, for the smoke test of a copy. It knows no threshold of the gate, and draws nothing.
 """
 
 import json
@@ -42,7 +42,7 @@ def main() -> None:
     manifest = pd.read_csv(MANIFEST)
 
     # Not at the top: importing TensorFlow takes seconds, and a missing input should be reported at once
-    from busi.evaluation.evaluator import evaluate_model, summary
+    from busi.evaluation.evaluator import DataSet, evaluate_model, summary
     from busi.evaluation.observer import Observer
     from busi.model.network import seed_everything
 
@@ -50,7 +50,7 @@ def main() -> None:
     observer = Observer.load(MODEL, DATA, run["image_size"])
     config = evaluation_config(params.evaluate)
     retrain = retraining(params) if params.evaluate.audit_random_split else None
-    found = evaluate_model(observer, split, manifest, DATA, run["temperature"], config, retrain)
+    found = evaluate_model(observer, DataSet(DATA, manifest, split), run["temperature"], config, retrain)
 
     write(found)
     print(*summary(found.metrics), sep="\n")

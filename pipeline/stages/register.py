@@ -1,8 +1,8 @@
 """Stage `register`: the model in the registry with the gate's verdict, its lineage and the code that serves it.
 
-Reads what the stages before wrote, `reports/gate.json` among it; the verdict was decided by stage `report`. What goes
-to the store is not declared: a registered version under one key a (name, run, model, serving code, metrics, verdict),
-so that running this again registers nothing new, and a deleted store gets run and version back.
+Reads what the earlier stages wrote, `reports/gate.json` with the verdict of stage `report` included. What goes to the
+store is not declared as an output. A version is registered under a key, a hash of name, run, model, serving code,
+metrics and verdict: running this again registers nothing new, and a deleted store gets run and version back.
 `mlruns/registration.json` is the receipt.
 """
 
@@ -126,7 +126,7 @@ def _complete_run(params: Params, metrics: Mapping, dataset: Mapping) -> runs.Ru
     if not run.is_training_logged():
         run.log_training(params.of_training(), pd.read_csv(_existing(paths.HISTORY)))
     run.log_evaluation(metrics, LOGGED)
-    run.log_seconds(seconds_of(STAGES[: STAGES.index("register")]))  # this one's own time is not known yet
+    run.log_seconds(seconds_of(STAGES[: STAGES.index("register")]))  # the time of `register` is not known yet
     run.finish()
     return run
 
@@ -134,8 +134,8 @@ def _complete_run(params: Params, metrics: Mapping, dataset: Mapping) -> runs.Ru
 def _card(
     name: str, params: Params, decision: Mapping, metrics: Mapping, dataset: Mapping, origin: Mapping[str, str]
 ) -> str:
-    return card.render(
-        name,
+    content = card.Content(
+        name=name,
         decision=decision,
         metrics=metrics,
         confidence=params.evaluate.confidence,
@@ -147,6 +147,7 @@ def _card(
         temperature=_read(paths.RUN)["temperature"],
         lineage=origin,
     )
+    return card.render(content)
 
 
 def _verdict_tags(decision: Mapping, metrics: Mapping) -> dict[str, str]:
@@ -157,7 +158,7 @@ def _verdict_tags(decision: Mapping, metrics: Mapping) -> dict[str, str]:
 
 
 def _registration_key(name: str, *parts: str | Mapping) -> str:
-    """What makes two registrations the same one, 64 hex digits."""
+    """The key that two registrations of the same thing share, 64 hex digits."""
     parts = [name, *(part if isinstance(part, str) else json.dumps(part, sort_keys=True) for part in parts)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -170,7 +171,7 @@ def _existing(path: Path) -> Path:
 
 def _read(path: Path) -> dict:
     if path == paths.GATE and not path.is_file():
-        raise StageError(f"{path} not found\n  stage report writes it: dvc repro report")
+        raise StageError(f"{path} not found\n  `dvc repro report` runs the stage that writes it")
     try:
         return json.loads(_existing(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -25,8 +25,8 @@ COLUMNS = (
     "saturated", "annotated", "duplicate_group", "label_conflict",
 )  # fmt: skip
 
-_CHUNK = 8
-_WORTH_A_POOL = 64  # images; below, starting processes takes longer than reading
+_CHUNK = 8  # images sent to a process at a time
+_WORTH_A_POOL = 64  # images; with fewer, starting processes takes longer than reading
 
 
 def build_manifest(folder: Path, workers: int | None = None) -> tuple[pd.DataFrame, list[Problem]]:

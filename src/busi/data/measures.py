@@ -1,4 +1,4 @@
-"""What is measured of one image: size, gray levels, saturation, lesion fraction, burnt-in marks.
+"""The measures of one image: size, gray levels, saturation, lesion fraction, burnt-in marks.
 
 Every figure is a quotient of integer sums rounded to six digits, so it is the same on every processor.
 """
@@ -16,6 +16,8 @@ from busi.data.listing import ImageFiles, Problem
 from busi.data.masks import lesion_union, try_read
 
 SATURATED = 250  # gray level from which a pixel counts as saturated
+COLOURED, COLOURED_PIXELS = 48, 20  # signs of burnt-in marks, in gray levels and pixels: see `looks_annotated`
+BRIGHT, CONTRAST, STROKE_PIXELS = 220, 100, 6
 _DIGITS = 6
 
 
@@ -33,9 +35,9 @@ def measure_image(folder: Path, image: ImageFiles) -> tuple[dict | None, np.ndar
 
     gray = to_gray(picture)
     count = gray.size
-    levels = Image.fromarray(gray).histogram()
-    total = sum(level * pixels for level, pixels in enumerate(levels))
-    squares = sum(level * level * pixels for level, pixels in enumerate(levels))
+    histogram = Image.fromarray(gray).histogram()
+    total = sum(level * pixels for level, pixels in enumerate(histogram))
+    squares = sum(level * level * pixels for level, pixels in enumerate(histogram))
     with (folder / path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     row = {
@@ -50,7 +52,7 @@ def measure_image(folder: Path, image: ImageFiles) -> tuple[dict | None, np.ndar
         "lesion_fraction": math.nan if union is None else round(int(np.count_nonzero(union)) / count, _DIGITS),
         "mean": round(total / count, _DIGITS),
         "std": round(math.sqrt(count * squares - total * total) / count, _DIGITS),
-        "saturated": round(sum(levels[SATURATED:]) / count, _DIGITS),
+        "saturated": round(sum(histogram[SATURATED:]) / count, _DIGITS),
         "annotated": looks_annotated(picture, gray),
     }
     return row, fingerprint(gray), problems
@@ -59,10 +61,10 @@ def measure_image(folder: Path, image: ImageFiles) -> tuple[dict | None, np.ndar
 def looks_annotated(image: Image.Image, gray: np.ndarray) -> bool:
     """Whether burnt-in marks (calipers, text, arrows, boxes) are likely; a hint, not a finding.
 
-    Two signs, either suffices: at least 20 coloured pixels (channels 48 levels apart; tissue is gray), or at least
-    6 pixels of bright upright strokes (level 220 or more, and 100 levels above the pixels three columns to the left
-    and to the right; bright tissue lies in layers and fades slowly). The levels were chosen on the 149 native BUSI
-    images of the sample, where they find all 22 that show marks and one that does not.
+    Either of two signs suffices: at least `COLOURED_PIXELS` pixels whose channels differ by `COLOURED` or more (tissue
+    is gray), or at least `STROKE_PIXELS` pixels of bright vertical strokes: `BRIGHT` or more, and above the pixels
+    three columns to the left and to the right by more than `CONTRAST` (bright tissue lies in layers and fades slowly).
+    The numbers were chosen on 149 native BUSI images, where they find all 22 that show marks and one that does not.
 
     Args:
         image: as read.
@@ -73,10 +75,10 @@ def looks_annotated(image: Image.Image, gray: np.ndarray) -> bool:
         opaque = image.convert("RGBA") if image.mode in ("P", "PA") else image
         red, green, blue = opaque.convert("RGB").split()
         spread = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
-        if sum(spread.histogram()[48:]) >= 20:
+        if sum(spread.histogram()[COLOURED:]) >= COLOURED_PIXELS:
             return True
     if gray.shape[1] < 7:
         return False
     centre, left, right = gray[:, 3:-3], gray[:, :-6], gray[:, 6:]
-    limit = centre - np.uint8(100)  # wraps below 100, where `centre >= 220` is false anyway
-    return int(np.count_nonzero((centre >= 220) & (left < limit) & (right < limit))) >= 6
+    limit = centre - np.uint8(CONTRAST)  # wraps below `CONTRAST`, where `centre >= BRIGHT` is false anyway
+    return int(np.count_nonzero((centre >= BRIGHT) & (left < limit) & (right < limit))) >= STROKE_PIXELS

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from busi.data.images import MAX_BYTES
+
 JUNK_FOLDER = "__MACOSX"
 _CHUNK = 1 << 20
 # 100,000 members of about 300 bytes each; zipfile reads the whole directory of a zip into memory at once
@@ -39,7 +41,7 @@ class Limits(NamedTuple):
     """
 
     total_bytes: int = 4 << 30
-    file_bytes: int = 200 << 20
+    file_bytes: int = MAX_BYTES  # a larger image would be refused when it is read
     ratio: int = 200
     expanded_bytes: int = 1 << 20
     expanded_total: int = 64 << 20
@@ -92,6 +94,7 @@ def list_folder(root: Path, limits: Limits) -> tuple[list[Member], list[str], li
 
 
 def open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
+    """Open a zip; a ValueError that names it says why it can't be read."""
     try:
         return zipfile.ZipFile(file)
     except UnicodeDecodeError as error:
@@ -121,7 +124,7 @@ def list_zip(archive: zipfile.ZipFile, limits: Limits) -> tuple[list[Member], li
 
 
 def total_faults(members: list[Member], source: Path, limits: Limits) -> list[str]:
-    """What is wrong with all members together, each of which may be well within its own limits."""
+    """What is wrong with all members together, even if each is within its own limits."""
     size = sum(member.size for member in members)
     if size > limits.total_bytes:
         return [f"its files come to {size:,} bytes; at most {limits.total_bytes:,} are taken"]
@@ -134,7 +137,7 @@ def total_faults(members: list[Member], source: Path, limits: Limits) -> list[st
 
 
 def read_member(member: Member, limits: Limits) -> Iterator[bytes]:
-    """Read a member as it comes; bytes that really came out are held to the limits, whatever the header says."""
+    """Read a member in chunks. The limits hold for the bytes that really come out, whatever the header says."""
     size = 0
     try:
         with member.open() as reader:
@@ -150,7 +153,7 @@ def read_member(member: Member, limits: Limits) -> Iterator[bytes]:
 
 
 class BoundedFile(io.BufferedReader):
-    """A file that refuses a huge read and a long directory, as either of which a zip would fill the memory."""
+    """A file that refuses a huge read and a directory of too many entries: both would fill the memory."""
 
     def __init__(self, raw: io.RawIOBase, members: int):
         super().__init__(raw)

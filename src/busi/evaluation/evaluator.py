@@ -47,6 +47,18 @@ class EvaluationConfig(NamedTuple):
     smoke_images: int
 
 
+class DataSet(NamedTuple):
+    """The images of an evaluation.
+
+    `folder` holds the files. `manifest` (of `busi.data.manifest`) and `split` have a row an image. The columns of the
+    split, all text, are path, label, duplicate_group and part.
+    """
+
+    folder: Path
+    manifest: pd.DataFrame
+    split: pd.DataFrame
+
+
 class SmokeImage(NamedTuple):
     """A test image that a copy of the model can be tried on: the file's bytes and what the model answers."""
 
@@ -55,6 +67,8 @@ class SmokeImage(NamedTuple):
 
 
 class Evaluation(NamedTuple):
+    """What `evaluate_model` finds."""
+
     metrics: dict  # the content of reports/metrics.json, metrics as `records.Metric`
     predictions: pd.DataFrame  # a row a test image: path, label, duplicate_group, predicted, a probability a class
     heat_maps: dict[str, np.ndarray]  # of the images in `shown_images.choose`, by path, of their predicted class
@@ -65,9 +79,7 @@ class Evaluation(NamedTuple):
 
 def evaluate_model(
     observer: Observer,
-    split: pd.DataFrame,
-    manifest: pd.DataFrame,
-    folder: Path,
+    data: DataSet,
     temperature: float,
     config: EvaluationConfig,
     retrain: Callable[[pd.DataFrame], Observer] | None,
@@ -75,18 +87,17 @@ def evaluate_model(
     """Evaluate a model on the test images of a split.
 
     Args:
-        observer: the model's answers on the images in `folder`.
-        split: a row an image, all text: path, label, duplicate_group, part.
-        manifest: a row an image, of `busi.data.manifest`.
-        folder: the data set.
+        observer: the model's answers on the images of `data`.
+        data: the images, and which of them are for what.
         temperature: what the model's calibration divided the logits by.
+        config: the numbers of the evaluation.
         retrain: trains the same configuration on another split, for the audit by a random split; None leaves it out.
 
     Raises:
         ValueError: an image can't be read, or a class has no test image.
     """
-    test, val, train = (_rows_of(split, part) for part in ("test", "val", "train"))
-    of_test = manifest.set_index("path").loc[test["path"]].reset_index()
+    test, val, train = (_rows_of(data.split, part) for part in ("test", "val", "train"))
+    of_test = data.manifest.set_index("path").loc[test["path"]].reset_index()
     labels, groups = test["label"].map(CLASSES.index).to_numpy(), test["duplicate_group"].to_numpy()
     resampling = config.resampling
 
@@ -109,13 +120,13 @@ def evaluate_model(
             observer,
             test,
             of_test["lesion_fraction"].to_numpy(),
-            lesion_masks(folder, manifest),
+            lesion_masks(data.folder, data.manifest),
             config.explained_images,
             resampling,
         ),
     }
     if retrain:
-        metrics["random_split_audit"] = audit_random_split(split, retrain, resampling.seed, resampling.confidence)
+        metrics["random_split_audit"] = audit_random_split(data.split, retrain, resampling.seed, resampling.confidence)
     bins = {"before": reliability(labels, uncalibrated), "after": reliability(labels, probabilities)}
     return Evaluation(
         metrics,
@@ -123,7 +134,7 @@ def evaluate_model(
         heat_maps_of_shown(observer, predictions),
         ood_detector,
         curves(predictions, labels, probabilities) | {f"reliability_{name}": table for name, table in bins.items()},
-        smoke_images(predictions, folder, config.smoke_images),
+        smoke_images(predictions, data.folder, config.smoke_images),
     )
 
 

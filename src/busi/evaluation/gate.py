@@ -2,7 +2,7 @@
 
 Input is the content of `reports/metrics.json`. Each rule is one row of `RULES`: where its value comes from, how it
 must compare with the threshold of `params.yaml` (None there turns the rule off), and the sentence that tells a reader
-what was found. A rule that is off is measured, shown, and decides nothing.
+what was found. A rule that is off is measured and shown, but decides nothing.
 """
 
 import math
@@ -103,7 +103,7 @@ def decide(metrics: Mapping, thresholds: Thresholds, slice_images: int) -> Decis
 
 def chance_to_pass(true_accuracy: float, threshold: float, images: int) -> float:
     """The chance that a model of this true accuracy reaches the threshold on so many independent images."""
-    needed = math.ceil(threshold * images - 1e-9)  # a float's last bit must not ask for one image more
+    needed = math.ceil(threshold * images - 1e-9)  # rounding errors of floats must not raise it by one image
     return float(bdtrc(needed - 1, images, true_accuracy))
 
 

@@ -1,4 +1,4 @@
-"""Whether a heat map points at the lesion, and whether it shows what was learned.
+"""Localization: whether a heat map points at the lesion, and whether it depends on what was learned.
 
 The pointing game (Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016): a map scores where its
 peak lies inside the lesion. Here the peak is the centre of the strongest cell at the resolution of the feature map,
@@ -25,18 +25,18 @@ def localize(
     observer: Observer,
     test: pd.DataFrame,
     lesion_fraction: np.ndarray,
-    lesion_of: Callable[[str], np.ndarray],
+    lesion_of: Callable[[str], np.ndarray | None],
     images: int,
     resampling: Resampling,
 ) -> dict[str, dict]:
-    """How often HiResCAM of the true class points at the lesion, and whether random weights would do as well.
+    """How often HiResCAM of the true class points at the lesion, and how a network with random weights compares.
 
     Args:
         test: rows with path, label and duplicate_group.
         lesion_fraction: (n,) share of each image that its masks cover; NaN without masks.
-        lesion_of: path to the union of the image's masks, bool (height, width).
-        images: how many test images with a lesion are looked at, at most, evenly spaced over `test`. Where there are
-            no masks it is that many of all, for the rank correlation alone.
+        lesion_of: path to the union of the image's masks, bool (height, width); None without masks.
+        images: at most so many test images with a lesion, evenly spaced over `test`, are measured. If no test image
+            has masks, the rank correlation alone is measured, on at most so many of all test images.
         resampling: how the intervals are made; its seed also draws the random weights.
 
     Returns:

@@ -20,7 +20,7 @@ The formulas are scikit-learn's, written for a block of resamples at once: one c
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -91,9 +91,9 @@ def operating_point(positive: np.ndarray, scores: np.ndarray, target: float, max
         positive: (n,) bool, at least one of them true.
         scores: (n,) floats 0 to 1, higher for positive.
         target: sensitivity to reach, above 0 and at most 1.
-        max_threshold: the cap, 0 to 1. From 0.5 on a class is the most probable one anyway, and a point chosen to
-            find more must not find less than that. On few images that the model tells apart well, the highest
-            threshold lies above the cap, too high for the next images.
+        max_threshold: the cap, 0 to 1. A class with a probability above 0.5 is the most probable one anyway, and an
+            operating point for high sensitivity must not find less than that. On few images that the model tells
+            apart well, the highest threshold lies above the cap and would be too high for other images.
 
     Returns:
         A threshold rounded down to 6 digits, so that the score it was chosen by still reaches it.
@@ -104,7 +104,7 @@ def operating_point(positive: np.ndarray, scores: np.ndarray, target: float, max
     found = np.sort(np.asarray(scores, dtype=np.float64)[np.asarray(positive, dtype=bool)])[::-1]
     if not len(found):
         raise ValueError("no positive image to choose an operating point on")
-    # The small number keeps 0.9 of 10 at nine, which a float's last bit would make ten
+    # Less a small number, so that rounding errors of floats don't raise 0.9 of 10 to ten
     needed = max(1, math.ceil(target * len(found) - 1e-9))
     return min(max_threshold, math.floor(found[needed - 1] * 10**_THRESHOLD_DIGITS) / 10**_THRESHOLD_DIGITS)
 
@@ -115,8 +115,8 @@ def detection(
     """Sensitivity, specificity and positive and negative predictive value of a yes-or-no call.
 
     Args:
-        positive: (n,) bool, what is so.
-        called: (n,) bool, what was said, as by a score at or above an `operating_point` chosen on other images.
+        positive: (n,) bool, the truth.
+        called: (n,) bool, the call, such as a score at or above an `operating_point` chosen on other images.
         groups, resampling: as for `evaluate`.
 
     Returns:
@@ -161,8 +161,8 @@ def accuracy_difference(
 ) -> Metric:
     """How much more accurate one model is than another on the same images, with the paired interval.
 
-    Both are weighed by the same draws of groups, so that images hard for both widen nothing (Efron and Tibshirani
-    1993, chapter 13, on paired data).
+    Both are resampled together, so images that are hard for both do not widen the interval (Efron and Tibshirani 1993,
+    chapter 13, on paired data).
 
     Args:
         right, right_before: (n,) bool, whether the model and the one before it are right.
@@ -200,7 +200,13 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     return table.assign(**ends)[["low", "high", "n", "sure", "right"]]
 
 
-def _intervals(function, labels, probabilities, groups, resampling: Resampling) -> dict[str, Metric]:
+def _intervals(
+    function: Callable[..., dict[str, np.ndarray]],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray,
+    resampling: Resampling,
+) -> dict[str, Metric]:
     """The metrics of `_all` or `_calibration` over all n images, with their intervals."""
     n = len(labels)
     value = function(np.ones((1, n)), labels, probabilities)

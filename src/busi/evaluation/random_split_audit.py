@@ -1,6 +1,6 @@
 """What a plain random split of the same images, which divides near-duplicate groups, would have claimed.
 
-It is shown beside the honest figure, never instead of it.
+It is shown beside the figure of the split by groups, never instead of it.
 """
 
 from collections.abc import Callable

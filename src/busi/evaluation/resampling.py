@@ -41,27 +41,27 @@ def resamples_without_a_class(labels: np.ndarray, groups: np.ndarray, classes: i
 
 
 def share(top: np.ndarray, among: np.ndarray, groups: np.ndarray, resampling: Resampling) -> Metric:
-    """The sum of `top` (n,) over the number of images in `among` (n,) bool, with its interval; 0 where that is none."""
+    """The sum of `top` (n,) over the number of images in `among` (n,) bool, with its interval; 0 without images."""
     n = int(among.sum())
     if n == 0:
         return Metric(0.0, 0.0, 0.0, 0)
     top, among = np.asarray(top, dtype=np.float64), among.astype(np.float64)
     values = np.concatenate([ratio(weights @ top, weights @ among) for weights in resamples(groups, resampling)])
     value = top.sum() / n
-    # Few groups may be in no resample at all; the value is then all that is known
+    # With few images it may be that every resample lacks them; the interval is then the value alone
     return with_interval(value, values if not np.isnan(values).all() else np.array([value]), resampling.confidence, n)
 
 
 def with_interval(value: float, values: np.ndarray, confidence: float, n: int) -> Metric:
     """A value with the percentiles of its resamples, (b,) floats; NaN is a resample that leaves it undefined."""
-    tail = (1 - confidence) / 2
-    return rounded(value, *np.quantile(values[~np.isnan(values)], [tail, 1 - tail]), n)
+    outside = (1 - confidence) / 2
+    return rounded(value, *np.quantile(values[~np.isnan(values)], [outside, 1 - outside]), n)
 
 
 def wilson_share(successes: int, n: int, confidence: float) -> Metric:
     """A share of n images with Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209).
 
-    It takes images for independent, but holds near 0 and 1, where a bootstrap is too narrow. 0 with n = 0 of none.
+    It takes images for independent, but holds near 0 and 1, where a bootstrap is too narrow. With n = 0 all are 0.
     """
     if n == 0:
         return Metric(0.0, 0.0, 0.0, 0)

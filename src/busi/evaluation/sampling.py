@@ -1,4 +1,4 @@
-"""A few of many images, chosen without chance."""
+"""A deterministic choice of a few of many images."""
 
 import numpy as np
 

@@ -1,11 +1,11 @@
-"""Which test images a report shows, so that `evaluate` makes heat maps of these and of no others."""
+"""Which test images a report shows; `evaluate` makes heat maps of these only."""
 
 import numpy as np
 import pandas as pd
 
 from busi.data.layout import CLASSES
 
-WRONG, UNCERTAIN = 6, 3  # images shown at most; of the right ones the surest of each class
+WRONG, UNCERTAIN = 6, 3  # images shown at most; of the right ones, the surest of each class is shown
 
 
 def choose(predictions: pd.DataFrame) -> dict[str, list[int]]:

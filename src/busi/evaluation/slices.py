@@ -1,4 +1,4 @@
-"""Slices: parts of the test images that accuracy is looked at by itself in, since a good mean can hide a bad part."""
+"""Slices: parts of the test images whose accuracy is measured separately, since a good mean can hide a bad part."""
 
 import numpy as np
 import pandas as pd

@@ -103,7 +103,7 @@ def plan(counts: dict[str, int], seed: int) -> list[tuple[Copy, ...]]:
     for stretch in range(max(counts.values(), default=0) // CONFLICT_EVERY + 1):
         for pair, labels in enumerate(CONFLICTS):
             rng = generator_for(seed, "conflict", stretch, pair)
-            # odd numbers for the one pair of classes and even ones for the other, lest both want the same image
+            # odd numbers for one pair of classes and even ones for the other, so that no image is in both
             start = stretch * CONFLICT_EVERY + pair + 1
             first, second = ((label, start + 2 * int(rng.integers(CONFLICT_WITHIN // 2))) for label in labels)
             if all(number <= counts[label] for label, number in (first, second)):
@@ -131,7 +131,7 @@ def plan(counts: dict[str, int], seed: int) -> list[tuple[Copy, ...]]:
 def another_frame(
     rng: np.random.Generator, image: np.ndarray, masks: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The same scan a moment later: cropped by up to 3 % a side, other gain, some new speckle, seldom mirrored."""
+    """The same scan a moment later: cropped by up to 3 % a side, other gain, some new speckle, 8 % of them mirrored."""
     height, width = image.shape
     crop = [int(rng.integers(0, side * 3 // 100 + 1)) for side in (height, height, width, width)]
     window = np.s_[crop[0] : height - crop[1], crop[2] : width - crop[3]]

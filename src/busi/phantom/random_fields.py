@@ -15,6 +15,7 @@ def generator_for(seed: int, *name: str | int) -> np.random.Generator:
 
 
 def between(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number drawn evenly from `low` to `high`."""
     return low + (high - low) * rng.random()
 
 
@@ -31,7 +32,7 @@ def pick(rng: np.random.Generator, chances: dict):
 def curve(rng: np.random.Generator, columns: int, cells: int, amplitude: float) -> np.ndarray:
     """A smooth random curve over the columns, within about -amplitude/2 to amplitude/2 rows; int32 (columns,)."""
     knots = rng.integers(0, 256, (1, cells + 3), np.uint8)
-    # begin between knots, lest all curves have their crests in the same columns
+    # begin between knots, so that curves don't all have their crests in the same columns
     start = int(rng.integers(16)) / 16
     box = (start, 0, start + cells + 2, 1)
     line = np.asarray(Image.fromarray(knots).resize((columns, 1), Image.Resampling.BICUBIC, box))[0].astype(np.int32)

@@ -17,7 +17,7 @@ from busi.evaluation.records import Metric, Resampling
 from busi.evaluation.resampling import resamples_without_a_class
 from busi.evaluation.slices import ranges_of
 from busi.reporting import figures, gallery
-from busi.reporting.report import render, titled
+from busi.reporting.report import Content, render, titled
 
 
 class Findings(NamedTuple):
@@ -41,6 +41,8 @@ class GateConfig(NamedTuple):
 
 
 class Report(NamedTuple):
+    """What `build_report` makes."""
+
     decision: gate.Decision
     figures: dict[str, bytes]  # PNG files by name
     html: str
@@ -61,7 +63,7 @@ def build_report(
         folder: the data set; only the images that the gallery shows are read.
         rules: what the gate holds the metrics to.
         resampling: how the intervals of the metrics were made.
-        parameters, lineage: as `report.render` takes them.
+        parameters, lineage: as in `report.Content`.
 
     Raises:
         ValueError: the findings are not of one evaluation, or a rule's metric is missing.
@@ -78,7 +80,7 @@ def build_report(
     def shown_lesion(path: str) -> np.ndarray | None:
         return lesion_of(path) if of_test.loc[path, "lesion_fraction"] > 0 else None
 
-    html = render(
+    content = Content(
         metrics=found.metrics,
         decision=decision,
         slice_images=rules.slice_images,
@@ -92,7 +94,7 @@ def build_report(
         parameters=parameters,
         lineage=lineage,
     )
-    return Report(decision, drawn, html)
+    return Report(decision, drawn, render(content))
 
 
 def draw_all(found: Findings, slice_images: int) -> dict[str, bytes]:

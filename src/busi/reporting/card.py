@@ -7,11 +7,13 @@ files that the stages write. A value they lack reads "not recorded", and so does
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jinja2
 
 from busi import DISCLAIMER
 from busi.data.layout import CLASSES
+from busi.data.split import PARTS, QUARANTINE
 from busi.evaluation.gate import RULES
 from busi.evaluation.records import Metric, format_interval, format_range
 
@@ -35,23 +37,10 @@ _TITLES = {
 }
 
 
-def render(
-    name: str,
-    *,
-    decision: Mapping,
-    metrics: Mapping,
-    confidence: float,
-    slice_images: int,
-    data: Mapping,
-    validation: Mapping,
-    split: Mapping,
-    training: Mapping,
-    temperature: float,
-    lineage: Mapping,
-) -> str:
-    """Write the card.
+class Content(NamedTuple):
+    """What the card shows.
 
-    Args:
+    Attributes:
         name: the registered model.
         decision: the content of `reports/gate.json`.
         metrics: the content of `reports/metrics.json`.
@@ -63,29 +52,33 @@ def render(
         training: the sections `split`, `featurize` and `train` of the parameters.
         temperature: what the logits were divided by.
         lineage: name to text.
-
-    Returns:
-        Markdown with a `#` title, `##` sections and a final newline. Keys that a table lacks read "not recorded".
     """
-    quarantine = split.get("images", {}).get("quarantine")
+
+    name: str
+    decision: Mapping
+    metrics: Mapping
+    confidence: float
+    slice_images: int
+    data: Mapping
+    validation: Mapping
+    split: Mapping
+    training: Mapping
+    temperature: float
+    lineage: Mapping
+
+
+def render(content: Content) -> str:
+    """Markdown with a `#` title, `##` sections and a final newline. Values that are missing read "not recorded"."""
+    images, validation = content.split.get("images", {}), content.validation
     text = _ENVIRONMENT.get_template(TEMPLATE).render(
-        name=name,
-        decision=decision,
-        metrics=metrics,
-        confidence=confidence,
-        data=data,
-        split=split,
-        training=training,
-        temperature=temperature,
-        lineage=lineage,
-        point=metrics.get("operating_point", {}),
-        few=slice_images,
-        flow={part: sum(counts.values()) for part, counts in split.get("images", {}).items()},
-        quarantined=MISSING if quarantine is None else sum(quarantine.values()),
-        validation=validation,
+        **content._asdict(),
+        point=content.metrics.get("operating_point", {}),
+        flow={part: sum(counts.values()) for part, counts in images.items()},
+        quarantined=sum(images[QUARANTINE].values()) if QUARANTINE in images else MISSING,
         twins=_twins(validation),
         expectations=_expectations(validation),
         classes=CLASSES,
+        parts=PARTS,
         signs={rule: RULES[rule].sign for rule in RULES},
         titles=_TITLES,
         disclaimer=DISCLAIMER,
@@ -96,9 +89,9 @@ def render(
 def registry_description(card: str, limit: int, rest: str) -> str:
     """A card as a registry's description: at most `limit` characters, its tables spaced.
 
-    MLflow's page draws tables without padding, so that neighbouring cells read as one word, and what follows a table
-    sticks to it: an em space ends each cell, an empty paragraph each table.
-    What does not fit is left out by whole `##` sections from the end, and `rest` then says where they are.
+    MLflow's page draws tables without padding between cells and without space below. So an em space is added to each
+    cell and an empty paragraph after each table. If the card is too long, whole `##` sections are left out from the end, and
+    the text `rest`, which says where they are, is added.
 
     Raises:
         ValueError: not even the title and `rest` fit.
@@ -165,7 +158,7 @@ def _items(value: object) -> list[tuple]:
 
 
 def _cell(value: object) -> str:
-    """Text that can't break a table or start markup, whatever a folder or a remote is called."""
+    """Text in which nothing, such as a folder's name, can break a table or start markup."""
     text = MISSING if value is None else " ".join(str(value).split())
     return text.replace("|", "\\|").replace("<", "&lt;")
 

@@ -1,4 +1,4 @@
-"""Pictures of single test images for a report: each beside itself with its heat map and the lesion's outline."""
+"""Pictures of single test images for a report: the image, and the image with its heat map and the lesion's outline."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ def entries(
     read_gray: Callable[[str], np.ndarray],
     lesion_of: Callable[[str], np.ndarray | None],
 ) -> dict[str, list[dict]]:
-    """The pictures of the gallery, as `report.render` takes them.
+    """The pictures of the gallery, as `report.Content` holds them.
 
     Args:
         predictions: one row an image: path, label, predicted, and a probability a class.
@@ -55,7 +55,7 @@ def picture(gray: np.ndarray) -> bytes:
 
 
 def overlay(gray: np.ndarray, heat: np.ndarray, lesion: np.ndarray | None) -> bytes:
-    """The same with a map laid over it, and the outline of the lesion.
+    """An image with a heat map laid over it, and the outline of the lesion, as a small JPEG file.
 
     Args:
         gray: uint8 (H, W).

@@ -6,6 +6,7 @@ when or where it was made, so the same evaluation gives the same bytes.
 
 import base64
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jinja2
 import pandas as pd
@@ -47,24 +48,10 @@ LINEAGE = {
 }
 
 
-def render(
-    *,
-    metrics: dict,
-    decision: gate.Decision,
-    slice_images: int,
-    intervals: dict,
-    predictions: pd.DataFrame,
-    figures: dict[str, bytes],
-    gallery: dict[str, list[dict]],
-    slice_ranges: dict[str, dict[str, tuple[float, float]]],
-    validation: dict,
-    split: dict,
-    parameters: dict[str, dict],
-    lineage: Mapping[str, object],
-) -> str:
-    """Render the report.
+class Content(NamedTuple):
+    """What the page shows.
 
-    Args:
+    Attributes:
         metrics: the content of `reports/metrics.json`. What it lacks of `pointing_game`, `randomised_weights` and
             `random_split_audit` is said to be not measured.
         decision: what `gate.decide` gave for them.
@@ -79,12 +66,27 @@ def render(
         split: the content of `reports/split.json`.
         parameters: section to its parameters.
         lineage: a value for each of `LINEAGE`.
+    """
 
-    Returns:
-        A whole HTML document. Text from data (paths, names) is escaped.
+    metrics: dict
+    decision: gate.Decision
+    slice_images: int
+    intervals: dict
+    predictions: pd.DataFrame
+    figures: dict[str, bytes]
+    gallery: dict[str, list[dict]]
+    slice_ranges: dict[str, dict[str, tuple[float, float]]]
+    validation: dict
+    split: dict
+    parameters: dict[str, dict]
+    lineage: Mapping[str, object]
+
+
+def render(content: Content) -> str:
+    """Render the report as a whole HTML document. Text from data (paths, names) is escaped.
 
     Raises:
-        jinja2.UndefinedError: one of the arguments lacks something that the report shows.
+        jinja2.UndefinedError, KeyError: the content lacks something that the report shows.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("busi.reporting"),
@@ -106,24 +108,24 @@ def render(
         parts=PARTS,
         per_class=PER_CLASS,
         disclaimer=DISCLAIMER,
-        metrics=metrics,
-        decision=decision,
-        failed_rules=decision.failed_rules,
+        metrics=content.metrics,
+        decision=content.decision,
+        failed_rules=content.decision.failed_rules,
         rules=gate.RULES,
-        intervals=intervals,
-        wrong=_wrong(predictions),
-        figures={name: _base64(content) for name, content in figures.items()},
-        gallery=gallery,
+        intervals=content.intervals,
+        wrong=_wrong(content.predictions),
+        figures={name: _base64(png) for name, png in content.figures.items()},
+        gallery=content.gallery,
         gallery_titles=GALLERY,
         shades=[f"rgb{colour}" for colour in RAMP],
-        slices=titled(metrics["slices"]),
-        slice_ranges=_ranges(slice_ranges),
-        few=slice_images,
-        groups=_grouped(validation),
-        validation=validation,
-        split=split,
-        parameters=parameters,
-        lineage={title: lineage[name] for name, title in LINEAGE.items()},
+        slices=titled(content.metrics["slices"]),
+        slice_ranges=_ranges(content.slice_ranges),
+        few=content.slice_images,
+        groups=_grouped(content.validation),
+        validation=content.validation,
+        split=content.split,
+        parameters=content.parameters,
+        lineage={title: content.lineage[name] for name, title in LINEAGE.items()},
     )
 
 

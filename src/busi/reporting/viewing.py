@@ -1,4 +1,4 @@
-"""What a person sees of one image: the box of its scan, the heat map over it, the track record of a probability.
+"""What the app and the report show of one image: the box of its scan, the heat map, the track record of a probability.
 
 Images are gray levels, uint8 (height, width), as `images.to_gray` gives them. A box is (left, top, right, bottom) in
 pixels, the last two exclusive.
@@ -16,11 +16,11 @@ from busi.evaluation.resampling import wilson_share
 
 Box = tuple[int, int, int, int]
 
-# Viridis (van der Walt and Smith 2015): even steps of brightness, so its order holds in gray and for the colour-blind
+# Viridis (van der Walt and Smith 2015): even steps of brightness, so its order shows in gray and to the colour-blind
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 BANDS = (0.0, 0.6, 0.8, 0.9, 1.0)  # of the largest probability; narrower bands would hold too few test images
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of the app's intervals, which belong to no run and so to no parameter
 
 _BLACK = 4  # gray levels up to this count as black; JPEG leaves such noise on black margins
 _EMPTY = 0.01  # a row or column with at most this share of lit pixels is empty

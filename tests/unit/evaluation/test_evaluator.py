@@ -13,7 +13,7 @@ from PIL import Image
 from busi.data.images import read_image, to_gray
 from busi.data.layout import CLASSES
 from busi.evaluation import shown_images
-from busi.evaluation.evaluator import EvaluationConfig, evaluate_model, summary
+from busi.evaluation.evaluator import DataSet, EvaluationConfig, evaluate_model, summary
 from busi.evaluation.metrics import evaluate
 from busi.evaluation.records import Resampling, as_json
 from pipeline.runtime.errors import StageError
@@ -80,7 +80,7 @@ def manifest_of(images: pd.DataFrame) -> pd.DataFrame:
 
 def found_for(images, folder, manifest=None, retrain=None, config=CONFIG):
     manifest = manifest_of(images) if manifest is None else manifest
-    return evaluate_model(BrightnessObserver(folder), images, manifest, folder, 2.0, config, retrain)
+    return evaluate_model(BrightnessObserver(folder), DataSet(folder, manifest, images), 2.0, config, retrain)
 
 
 def test_predictions_and_metrics_are_of_the_test_images(images, tmp_path):
@@ -121,7 +121,7 @@ def test_heat_maps_are_of_the_images_that_a_report_shows(images, tmp_path):
 def test_numbers_of_images_are_what_the_configuration_says(images, tmp_path):
     observer = BrightnessObserver(tmp_path / "data")
     config = CONFIG._replace(known_images=3, explained_images=7, smoke_images=2)
-    found = evaluate_model(observer, images, manifest_of(images), tmp_path / "data", 2.0, config, None)
+    found = evaluate_model(observer, DataSet(tmp_path / "data", manifest_of(images), images), 2.0, config, None)
     shown = len(found.heat_maps)
     assert observer.asked == [36, 12, 3, 7, 7, shown]  # test, validation, known, explained twice, shown
     assert len(found.smoke_images) == 2

@@ -49,7 +49,7 @@ def render(accuracy=0.85, **changed):
         "data": DATA, "validation": VALIDATION, "split": SPLIT, "training": TRAINING, "temperature": 1.3,
         "lineage": {"commit": "abc"},
     }  # fmt: skip
-    return card.render("busi-densenet121", **{**facts, **changed})
+    return card.render(card.Content("busi-densenet121", **{**facts, **changed}))
 
 
 def tables(text):

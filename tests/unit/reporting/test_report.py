@@ -14,7 +14,7 @@ from busi.data.split import PARTS
 from busi.evaluation import gate
 from busi.evaluation.metrics import evaluate
 from busi.evaluation.records import Metric, Resampling, as_json
-from busi.reporting.report import LINEAGE, render
+from busi.reporting.report import LINEAGE, Content, render
 
 VALIDATION = {
     "dataset": "phantom",
@@ -129,8 +129,8 @@ class Reader(html.parser.HTMLParser):
 
 def test_the_report_is_one_file_that_says_what_it_is():
     given = arguments()
-    page = render(**given)
-    assert page == render(**given)
+    page = render(Content(**given))
+    assert page == render(Content(**given))
     report = Reader(page)
     pictures = [value for value in report.addresses if value.startswith("data:image/")]
     assert len(pictures) == len(FIGURES) + 4
@@ -151,17 +151,17 @@ def test_the_report_is_one_file_that_says_what_it_is():
 
 def test_the_gate_says_what_it_decided_rule_by_rule():
     given = arguments()
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     by_accuracy = given["decision"].rules[0]
     assert by_accuracy.passed is False
     assert "Gate ✗ failed by accuracy" in text and f"≥ 0.850 ✗ failed {by_accuracy.sentence}" in text
     assert "accuracy lower bound" in text and " off " in text
     given["decision"] = gate.decide(given["metrics"], GATE | {"accuracy": 0.1}, 20)
-    assert "Gate ✓ passed by every rule that is on" in Reader(render(**given)).text
+    assert "Gate ✓ passed by every rule that is on" in Reader(render(Content(**given))).text
 
 
 def test_the_operating_point_calibration_and_slices_are_there_with_their_n():
-    text = Reader(render(**arguments())).text
+    text = Reader(render(Content(**arguments()))).text
     assert "called malignant from a probability of 0.312" in text and "on the 8 malignant validation images" in text
     assert "71.0 % 66.0–76.0 % 9" in text and "84.0 % 79.0–89.0 % 19" in text
     assert "0.210 0.160–0.260" in text and "0.310 0.260–0.360" in text
@@ -169,7 +169,7 @@ def test_the_operating_point_calibration_and_slices_are_there_with_their_n():
     assert "no slice by lesion size" in text and "no slice by native size" in text
     given = arguments()
     given["metrics"]["operating_point"] = POINT | {"ppv": {"value": 0, "low": 0, "high": 0, "n": 0}}
-    assert "no such image" in Reader(render(**given)).text
+    assert "no such image" in Reader(render(Content(**given))).text
 
 
 def test_slices_by_size_say_what_the_sizes_are():
@@ -180,31 +180,31 @@ def test_slices_by_size_say_what_the_sizes_are():
         "native_size": dict.fromkeys(thirds, (150_000.0, 200_000.0)),
         "lesion_size": dict.fromkeys(thirds, (0.02, 0.051)),
     }
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     assert "0.150 to 0.200 megapixels" in text and "2.0 to 5.1 % of the image" in text
     assert text.index("small 0.150") < text.index("medium 0.150") < text.index("large 0.150")
 
 
 def test_the_pointing_game_stands_beside_chance_and_centre_or_says_that_there_are_no_masks():
     given = arguments()
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     assert "the share of 27 test images with a lesion mask" in text
     assert "This model 41.0 % 36.0–46.0 % 27" in text and "with random weights 9.0 % 4.0–14.0 % 27" in text
     assert "rank correlation of 0.020 (95 % interval −0.030 to 0.070, n = 26" in text
     assert "16 × 16 cells" in text
     del given["metrics"]["pointing_game"]
     given["metrics"]["randomised_weights"] = {"rank_correlation": metric(0.3)}
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     assert "no lesion masks" in text and "This model" not in text and "rank correlation of 0.300" in text
     del given["metrics"]["randomised_weights"]
-    assert "no image has two maps that vary" in Reader(render(**given)).text
+    assert "no image has two maps that vary" in Reader(render(Content(**given))).text
 
 
 def test_the_audit_is_shown_or_said_to_be_off():
     given = arguments()
-    assert "evaluate.audit_random_split: true" in Reader(render(**given)).text
+    assert "evaluate.audit_random_split: true" in Reader(render(Content(**given))).text
     given["metrics"]["random_split_audit"] = AUDIT
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     assert "audit_random_split: true" not in text
     assert "Claimed by the random split 93.0 % 88.0–98.0 % 33" in text
     assert "with a near-duplicate in training 97.0 %" in text and "without one 91.0 %" in text
@@ -212,7 +212,7 @@ def test_the_audit_is_shown_or_said_to_be_off():
 
 def test_real_data_is_called_real():
     given = arguments() | {"validation": VALIDATION | {"synthetic": False, "dataset": "busi"}}
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     assert "Real images" in text and "Synthetic" not in text
 
 
@@ -223,19 +223,19 @@ def test_the_claim_about_chance_follows_from_the_intervals(low, high, claim):
     given = arguments()
     game = POINTED["pointing_game"] | {"value": (low + high) / 2, "low": low, "high": high}
     given["metrics"]["pointing_game"] = game  # chance is 0.03 to 0.13
-    assert f"points at the lesion {claim} than chance" in Reader(render(**given)).text
+    assert f"points at the lesion {claim} than chance" in Reader(render(Content(**given))).text
 
 
 def test_the_fewest_images_of_a_slice_are_an_argument():
     for slice_images, marked in ((12, 0), (13, 1), (22, 2)):
-        text = Reader(render(**(arguments() | {"slice_images": slice_images}))).text
+        text = Reader(render(Content(**(arguments() | {"slice_images": slice_images})))).text
         table = text[text.index("By burnt-in marks") :]
         assert table.count("too few to say") == marked
 
 
 def test_wrong_images_are_listed_surest_first_and_escaped():
     given = arguments() | {"gallery": {"right": [], "wrong": [], "uncertain": []}}
-    page = render(**given)
+    page = render(Content(**given))
     wrong = given["predictions"].query("label != predicted")
     assert "<b>" not in page
     text = Reader(page).text
@@ -249,7 +249,7 @@ def test_wrong_images_are_listed_surest_first_and_escaped():
 
 def test_a_report_without_mistakes_and_without_quarantine():
     given = arguments(right=1.0) | {"split": SPLIT | {"quarantined": []}}
-    text = Reader(render(**given)).text
+    text = Reader(render(Content(**given))).text
     assert "None of the 33 test images is wrong" in text and "There is none." in text
     assert "in quarantine, neither" not in text
 
@@ -258,10 +258,10 @@ def test_a_class_that_was_never_predicted_has_no_precision():
     given = arguments()
     labels = np.array([CLASSES.index(label) for label in given["predictions"]["label"]])
     given["metrics"] |= as_json(evaluate(labels, np.tile([0.5, 0.3, 0.2], (33, 1)), np.arange(33), RESAMPLING))
-    assert Reader(render(**given)).text.count("never predicted") == 2
+    assert Reader(render(Content(**given))).text.count("never predicted") == 2
 
 
 def test_a_missing_figure_or_count_is_an_error():
     for change in ({"figures": {"roc": b"2"}}, {"split": {}}):
         with pytest.raises((jinja2.UndefinedError, KeyError)):
-            render(**(arguments() | change))
+            render(Content(**(arguments() | change)))
