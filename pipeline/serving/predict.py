@@ -1,4 +1,4 @@
-"""What the Production model says of image files: `busi predict PATH...`.
+"""Classify image files with the Production model: `busi predict PATH...`.
 
 A path is an image file, or a folder that is searched recursively for image files. Prints a table, or with `--csv` or
 `--json` the same for programs, with the columns that `busi.serving` describes and the path before them; in the CSV each
@@ -41,7 +41,7 @@ def run(paths: list[Path], as_csv: bool, as_json: bool, model: str | None) -> No
     with tqdm(total=len(files), desc="predict", unit="image", disable=None) as progress:
         classifier = production.load(model or names.default_name()).classifier
         rows = list(classify(classifier, files, progress))
-    # A name on disk may be no text: its bytes are printed as \udcXX, which JSON takes
+    # A file name may not be valid text; its bytes are printed as \udcXX, which JSON takes
     sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -79,12 +79,12 @@ def find(paths: list[Path]) -> list[Path]:
         elif path.exists():
             files.append(path)
         else:
-            raise StageError(f"{printable(str(path))} not found; expected image files, or folders of them")
+            raise StageError(f"{printable(str(path))} not found; expected an image file or a folder of them")
     return files
 
 
 def classify(classifier, files: list[Path], progress: tqdm) -> Iterator[dict]:
-    """A row a file, as `busi.serving` gives it, with the file's path before it."""
+    """A row for each file, as `busi.serving` gives it, with the file's path before it."""
     for start in range(0, len(files), BATCH):
         batch = files[start : start + BATCH]
         contents, unreadable = [], {}
@@ -92,7 +92,7 @@ def classify(classifier, files: list[Path], progress: tqdm) -> Iterator[dict]:
             try:
                 contents.append(_content(path))
             except ValueError as error:
-                contents.append(b"")  # refused as well; the reason is ours
+                contents.append(b"")  # the model refuses it too; its reason is replaced below
                 unreadable[path] = str(error)
         said = classifier.predict(contents).to_dict(orient="records")
         for path, row in zip(batch, said, strict=True):
@@ -101,8 +101,8 @@ def classify(classifier, files: list[Path], progress: tqdm) -> Iterator[dict]:
 
 
 def flatten(rows: list[dict]) -> pd.DataFrame:
-    """The same with a column a class in place of `probabilities`."""
-    table = pd.DataFrame(rows, dtype=object)  # as text, pandas refuses a name that is none
+    """The rows as a table that has a column for each class in place of `probabilities`."""
+    table = pd.DataFrame(rows, dtype=object)  # pandas' text columns refuse file names that are not valid text
     place = table.columns.get_loc("probabilities")
     for offset, label in enumerate(CLASSES):
         table.insert(place + 1 + offset, label, [said[label] if said else None for said in table["probabilities"]])
@@ -122,7 +122,7 @@ def as_table(rows: list[dict]) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file, of one that is too large so many that it is refused. Raises ValueError with the reason."""
+    """The bytes of a file, of a too large one just enough for it to be refused. Raises ValueError with the reason."""
     try:
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("neither a file nor a link to one")

@@ -1,8 +1,8 @@
 """The Production model over REST: `busi serve`.
 
-What answers is MLflow's own scoring server, in this process, on a copy of the version's files whose checksums were
-verified; it stays with that version until it is started again. It listens on this machine only. Before it stand limits
-on what a request may be, since MLflow takes a body of any size and kind, and answers some with a traceback.
+MLflow's own scoring server answers, in this process, on a copy of the version's files whose checksums were verified.
+It stays with that version until it is started again, and listens on this machine only. A guard before it limits
+requests, because MLflow takes a body of any size and kind, and answers some with a traceback.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from busi.serving import MAX_BYTES
 from pipeline.paths import STORE
 from pipeline.registry import names, verify
 from pipeline.runtime.errors import StageError
-from pipeline.serving import ui
+from pipeline.serving.ports import HOST, require_free
 from pipeline.tracking import connection, logged_model
 
 MAX_BODY = MAX_BYTES // 3 * 4 + 1_000_000  # one image of the largest size in base64, and some more
-MAX_VALUES = 10_000  # by brackets and commas, which base64 has none of: parsed, each costs a hundred bytes and more
+MAX_VALUES = 10_000  # counted by brackets and commas, which base64 lacks; a parsed value takes over 100 bytes
 ENDING_SECONDS = 10  # for requests that have begun when the server ends
 
 # For one image, in any shell
@@ -42,13 +42,13 @@ def run(port: int, model: str | None) -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        ui.choose_port(port)
+        require_free(port)
         connection.connect()
         name = model or names.default_name()
         print(f"verifying the Production version of {name}", flush=True)
         path = STORE / f"serve-{port}.log"
         with verify.production_files(name) as (version, files), path.open("w") as log:
-            address = f"http://{ui.HOST}:{port}/invocations"
+            address = f"http://{HOST}:{port}/invocations"
             said = (
                 f"{name} version {version.version} answers at {address}  (Ctrl-C ends it)\n"
                 f"{CURL.format(image=EXAMPLE, address=address)}\n{DISCLAIMER}"
@@ -62,9 +62,9 @@ def run(port: int, model: str | None) -> None:
 
 
 def limited(app: FastAPI) -> FastAPI:
-    """MLflow's scoring server with limits before it, and every refusal as `{"error_code", "message"}`, no more.
+    """Limit what reaches MLflow's scoring server, and answer every refusal with `{"error_code", "message"}` alone.
 
-    Requests are JSON of known length, at most `MAX_BODY` bytes and `MAX_VALUES` values.
+    Requests must be JSON of known length, at most `MAX_BODY` bytes and `MAX_VALUES` values.
     """
 
     @app.middleware("http")
@@ -88,15 +88,15 @@ def limited(app: FastAPI) -> FastAPI:
 
 
 class _Server(uvicorn.Server):
-    """Prints what there is to say once it listens."""
+    """Prints a text once it listens."""
 
     def __init__(self, app: FastAPI, port: int, said: str):
         logging = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-        logging["handlers"]["access"]["stream"] = "ext://sys.stderr"  # with all else, into the log
+        logging["handlers"]["access"]["stream"] = "ext://sys.stderr"  # into the log, as everything else
         super().__init__(
             uvicorn.Config(
                 app,
-                host=ui.HOST,
+                host=HOST,
                 port=port,
                 lifespan="off",
                 log_config=logging,

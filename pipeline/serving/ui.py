@@ -5,7 +5,6 @@ Listens on this machine only.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,10 +15,9 @@ from pathlib import Path
 from pipeline.paths import STORE
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.processes import end_tree
+from pipeline.serving.ports import HOST, UI_PORTS, choose_port
 from pipeline.tracking import connection
 
-HOST = "127.0.0.1"
-FIRST_PORT, LAST_PORT = 5000, 5099
 START_SECONDS = 120
 LOG = STORE / "ui.log"
 
@@ -28,13 +26,13 @@ def run(port: int | None) -> None:
     """Start the MLflow UI on this machine until Ctrl-C; without `port`, on 5000 or the next free one.
 
     Raises:
-        StageError: no port is free, or the server did not start or ended by itself.
+        StageError: the port is taken, or all are; or the server did not start, or ended by itself.
     """
     uri = connection.store_uri()
     if uri.startswith(("http://", "https://")):
         print(f"the tracking store is a server with a UI of its own: {uri}")
         return
-    port = choose_port(port)
+    port = choose_port(port, UI_PORTS)
     experiment = connection.connect().get_experiment_by_name(connection.EXPERIMENT).experiment_id
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
@@ -61,32 +59,6 @@ def run(port: int | None) -> None:
         print("\nended")
     finally:
         end_tree(server)
-
-
-def choose_port(wanted: int | None) -> int:
-    """`wanted` if it is free, or the first free port from `FIRST_PORT` on where none is wanted.
-
-    Raises:
-        StageError: it is taken, or none is free.
-    """
-    if wanted is not None:
-        if not _is_free(wanted):
-            raise StageError(f"port {wanted} is taken\n  choose another (--port, or PORT=... with make)")
-        return wanted
-    for port in range(FIRST_PORT, LAST_PORT + 1):
-        if _is_free(port):
-            return port
-    raise StageError(f"no port from {FIRST_PORT} to {LAST_PORT} is free\n  choose one (--port, or PORT=... with make)")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def wait_until_up(server: subprocess.Popen, port: int, log: Path) -> None:

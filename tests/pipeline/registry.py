@@ -27,6 +27,7 @@ from pipeline.paths import ROOT
 from pipeline.registry import checks, moves, names
 from pipeline.runtime.processes import end_tree
 from pipeline.serving import ui
+from pipeline.serving.ports import HOST
 from pipeline.stages import register
 from pipeline.tracking import connection
 from tests.pipeline import tiny_model
@@ -102,7 +103,7 @@ def promote(number):
 def free_port():
     """A port that the system gives: two test processes that look at the same moment get two."""
     with socket.socket() as probe:
-        probe.bind((ui.HOST, 0))
+        probe.bind((HOST, 0))
         return probe.getsockname()[1]
 
 
@@ -122,14 +123,14 @@ def mlflow_server(folder, backend, port=None):
     port = port or free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend),
-        *("--artifacts-destination", str(folder / "served"), "--host", ui.HOST, "--port", str(port), "--workers", "1"),
+        *("--artifacts-destination", str(folder / "served"), "--host", HOST, "--port", str(port), "--workers", "1"),
     ]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         ui.wait_until_up(server, port, folder / "log")
-        yield f"http://{ui.HOST}:{port}"
+        yield f"http://{HOST}:{port}"
     finally:
         end_tree(server)
 

@@ -1,7 +1,6 @@
 """What the app computes beside the page: intervals, crops, the table of the download, the command that starts it."""
 
 import io
-import socket
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ from PIL import Image
 
 from busi import DISCLAIMER
 from busi.data.layout import CLASSES
-from pipeline.runtime.errors import StageError
 from pipeline.serving import app_command
 from pipeline.serving.app import crop, state, style, table
 from tests.bad_images import encoded
@@ -76,15 +74,6 @@ def test_the_table_says_nothing_of_what_was_refused():
 def test_streamlit_finds_no_module_of_ours_beside_its_script():
     """It puts the script's folder first on the import path, where a module would hide a package of its name."""
     assert [path for path in app_command.SCRIPT.parent.iterdir() if path.name != "__pycache__"] == [app_command.SCRIPT]
-
-
-def test_a_port_that_is_taken_is_an_error_and_a_free_one_is_found():
-    with socket.create_server((app_command.HOST, 0)) as server:
-        taken = server.getsockname()[1]
-        with pytest.raises(StageError, match=str(taken)):
-            app_command.choose_port(taken)
-    assert app_command.choose_port(taken) == taken
-    assert app_command.FIRST_PORT <= app_command.choose_port(None) <= app_command.LAST_PORT
 
 
 def test_the_command_serves_this_machine_only_and_hands_the_model_on():
