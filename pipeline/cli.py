@@ -25,7 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="A reproducible pipeline from breast-ultrasound images to a classifier in production.\n\n"
     "Run it in the root of the repository. `busi run` does everything once: it brings the embedded data set in, runs "
-    "the stages of dvc.yaml and says what was reached. For research and education only. Not a medical device.",
+    "the stages of dvc.yaml and says what was reached. For research and education only. Not a medical device.\n\n"
+    "Exit codes: 0 done; 1 failed or refused, and the message says why; 2 wrong usage; 75 a server or remote did not "
+    "answer, and the same command may work later; 130 interrupted; 255 (`busi run`) a stage failed.",
 )
 
 Model = Annotated[
@@ -95,8 +97,8 @@ def run() -> None:
     """Bring data in, run all stages, and say what was reached.
 
     The same as `busi data`, `dvc repro` and `busi summary`: data/ is left alone if it is there, and a stage whose
-    inputs have not changed is not run again. Ends with the first
-    stage that fails, and with its exit code; the same command goes on from there.
+    inputs have not changed is not run again. Ends at the first stage that fails, with DVC's exit code, 255; the same
+    command goes on from there.
 
     \b
     Examples
@@ -134,7 +136,8 @@ def flow(
     """Run the stages as a Prefect flow: retries, logs, artifacts.
 
     Does the work of `busi run` through the same dvc.yaml, so the outputs are the same. Uses the Prefect server that
-    PREFECT_API_URL names, and without one starts a server for as long as the flow runs.
+    PREFECT_API_URL names, and without one starts a server for as long as the flow runs. The exit code is 1 when a step
+    failed.
 
     \b
     Examples
@@ -253,7 +256,8 @@ def promote(
 
     Programs read it as models:/NAME@production. Reads the verdict again and runs the checks of params.yaml's section
     promote. Refuses a version that failed the gate, is unfinished or altered, or has seen synthetic images only where
-    real ones are meant. Shows what would change, asks, and writes down who did it, when and why.
+    real ones are meant. Shows what would change, asks, and writes down who did it, when and why. The exit code is 1
+    when the version was refused or the answer was no.
 
     \b
     Examples
@@ -306,8 +310,8 @@ def verify(
 ) -> None:
     """Check that nobody went round the gate.
 
-    Finds a stage or alias that was moved by hand, a changed file and an edited tag. The exit code is 1 when there is
-    one.
+    Finds a stage or alias that was moved by hand, a changed file and an edited tag. The exit code is 0 when it finds
+    none of these, and 1 otherwise.
 
     \b
     Examples
@@ -364,7 +368,8 @@ def predict(
     """Classify image files with the Production model.
 
     Prints a row for each file: label, calibrated probabilities, or why the file was refused. Folders are searched
-    recursively. For research and education only. Not a medical device.
+    recursively. A refused file is a result, so the exit code is 0 then too. For research and education only. Not a
+    medical device.
 
     \b
     Examples
@@ -478,8 +483,8 @@ def pretrain(
     """Pretrain the backbone on phantoms and write it to weights/.
 
     Not a stage: the result is committed. Writes weights/ultrasound.weights.h5 and, beside it, how it was made,
-    weights/ultrasound.json.
-    Continues from its checkpoint below .cache/pretrain when there is one. Runs on any Keras backend.
+    weights/ultrasound.json. Continues from its checkpoint below .cache/pretrain when there is one. Runs on any Keras
+    backend.
 
     \b
     Examples
@@ -530,9 +535,9 @@ def kubeflow(
 
 @contextlib.contextmanager
 def _command(name: str) -> Iterator[None]:
-    """The block of a command: it ends as a stage does, and runs in the root of the repository only.
+    """Run the block of a command: its errors, signals and exit codes are those of a stage.
 
-    Elsewhere a command would make a store or a data set where nobody looks for it.
+    Raises a `StageError` outside the root of the repository, where a command would make a second store or data set.
     """
     with stage(name):
         if not PARAMS.is_file():
@@ -541,7 +546,7 @@ def _command(name: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the command line and end the process; a wrong word is one line and exit code 2."""
+    """Run the command line and end the process. Wrong usage is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = app(arguments, prog_name="busi", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""Every path that two modules name. Relative ones are relative to the repository root, where every command runs."""
+"""Every path that two modules name. All but `ROOT` and `CACHE` are relative to the root, where every command runs."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ WEIGHTS = Path("weights")
 
 MANIFEST = Path("artifacts/validate/manifest.csv")
 DATA_DOCS = Path("artifacts/validate/data_docs")  # not declared: it carries times
+DATA_DOCS_PAGE = DATA_DOCS / "index.html"  # where to begin
 SPLIT = Path("artifacts/split/split.csv")
 FEATURES, ROWS = Path("artifacts/featurize/features.npy"), Path("artifacts/featurize/rows.csv")
 MODEL = Path("artifacts/train/model.keras")

@@ -1,4 +1,4 @@
-"""DVC's commands as processes, and what a killed DVC leaves half written of its own files."""
+"""DVC's commands as processes, and the repair of DVC's own files that a killed DVC left half written."""
 
 import re
 import subprocess
@@ -32,10 +32,13 @@ def own_words(done: subprocess.CompletedProcess) -> str:
 
 
 def mend(said: str) -> str | None:
-    """Remove what a killed DVC left half written of its own files, if that is what it complains of in `said`.
+    """Remove a file of DVC's own that a killed DVC left half written, if DVC complains of it.
 
-    DVC writes these files in place. After a kill nobody is at work, and what `dvc.lock` named is found again in DVC's
-    run cache, or runs again. A `dvc.lock` with git's marks of a conflict is somebody's work and left alone.
+    DVC writes these files in place. What `dvc.lock` named is found again in DVC's run cache, or runs again. A
+    `dvc.lock` with git's conflict marks is a user's work and is left alone.
+
+    Args:
+        said: what DVC printed.
 
     Returns:
         What was done, or None.

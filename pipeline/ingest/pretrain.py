@@ -43,7 +43,7 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bo
         mlflow: log the run to MLflow.
 
     Raises:
-        StageError: the checkpoint is of a run that was asked for with other values.
+        StageError: the checkpoint is of a run with other values.
     """
     from busi.backend import keras
     from busi.pretraining.network import build_pretrainer, compile_pretrainer, export_backbone, train_step
@@ -59,7 +59,10 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bo
     if progress_file.is_file():
         state = json.loads(progress_file.read_text())
         if state["asked"] != asked:
-            raise StageError(f"{FOLDER} holds a run of {state['asked']}\n  continue that one, or remove the folder")
+            raise StageError(
+                f"{FOLDER} holds a run of {state['asked']}; this one is of {asked}\n"
+                "  continue that one, or remove the folder"
+            )
         model.load_weights(checkpoint)
 
     begun, kept = time.monotonic() - state["seconds"], time.monotonic()
@@ -108,7 +111,7 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bo
 
 @contextlib.contextmanager
 def _logger(asked: dict, mlflow: bool) -> Iterator[Callable[[int, dict], None]]:
-    """A function that logs metrics of a step to the run of what was asked for; one that does nothing without MLflow."""
+    """Yield a function that logs the metrics of a step to MLflow, or one that does nothing where `mlflow` is false."""
     if not mlflow:
         yield lambda step, metrics: None
         return

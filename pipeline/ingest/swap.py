@@ -1,7 +1,7 @@
-"""The swap of `data/` for a set that was collected beside it: one step, and everything can be undone until it is done.
+"""Replace `data/` by a set that was collected beside it, in one step that can be undone until it is complete.
 
-A set is collected into `.data-incoming-*/new`, swapped with `data/`, and added to DVC. Until the last of these is done
-a journal in that folder says what to undo; the next start finds it there after a kill.
+A set is collected into `.data-incoming-*/new`, swapped with `data/`, and added to DVC. Until all of this is done, a
+journal in that folder says what to undo. After a kill the next start finds it there.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ INCOMING = ".data-incoming-"
 
 @contextlib.contextmanager
 def incoming() -> Iterator[Path]:
-    """Yield a fresh folder beside `data/`; it goes when the block ends, unless `undo` still needs it."""
+    """Yield a fresh folder beside `data/`. It is removed when the block ends, unless `undo` still needs it."""
     work = Path(tempfile.mkdtemp(prefix=INCOMING, dir="."))
     try:
         yield work
@@ -41,12 +41,12 @@ def take_over(work: Path, name: str) -> None:
     """Swap `work/new` with `data/`, add it to DVC, note its name in `data.dvc`; or leave both as they were.
 
     `work/journal` exists exactly while there is something to undo. Undoing only renames, so that a full disk
-    can't stand in its way.
+    can't stop it.
     """
     new = work / "new"
     versioned = DATA_DVC.exists()
     if versioned:
-        shutil.copyfile(DATA_DVC, work / "data.dvc")
+        shutil.copyfile(DATA_DVC, work / DATA_DVC.name)
     write_json(work / "journal", {"inode": new.stat().st_ino, "versioned": versioned})
     try:
         _swap(new, aside=work / "old")
@@ -67,7 +67,7 @@ def undo(work: Path) -> bool:
 
     May itself be interrupted and called again.
     """
-    journal, new, old, saved = (work / name for name in ("journal", "new", "old", "data.dvc"))
+    journal, new, old, saved = (work / name for name in ("journal", "new", "old", DATA_DVC.name))
     if not journal.exists():
         return False
     begun = json.loads(journal.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def recover() -> None:
             print("an earlier run was cut off; data/ and data.dvc are back as they were before it")
         shutil.rmtree(work)
     if DVC_LOCK.exists():
-        dvc_command.dvc("stage", "list", "--name-only")  # reads dvc.lock, and so has half of one mended
+        dvc_command.dvc("stage", "list", "--name-only")  # reads dvc.lock; `dvc` then mends one that is half written
 
 
 def _swap(new: Path, aside: Path) -> None:

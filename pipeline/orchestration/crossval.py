@@ -17,7 +17,16 @@ from busi.evaluation.metrics import evaluate
 from busi.evaluation.records import Resampling, as_json
 from pipeline.dataset import read_dataset
 from pipeline.orchestration import fold
-from pipeline.orchestration.folds import FOLDER, Experiment, Fold, digest, plan, prepare, read_manifest, sums_of_inputs
+from pipeline.orchestration.folds import (
+    FOLDER,
+    Experiment,
+    Fold,
+    digest,
+    make_folders,
+    plan,
+    read_manifest,
+    sums_of_inputs,
+)
 from pipeline.params import Evaluate, read_params
 from pipeline.paths import PREDICTIONS
 from pipeline.runtime.atomic_io import write_csv, write_json
@@ -67,13 +76,13 @@ def cross_validate(
     params, manifest = experiment.params, read_manifest()
     sums = sums_of_inputs(params)
     planned = plan(experiment, manifest, sums)
-    prefixes = prepare(planned, sums)
+    prefixes = make_folders(planned, sums)
     waiting = [one for one in planned if not one.is_finished]
     print(f"{len(planned)} folds, {len(planned) - len(waiting)} of them finished before", flush=True)
 
     key = digest([one.key for one in planned])
     with runs.run(key, name=f"crossval-{runs.run_name(read_dataset()['name'], key)}") as parent:
-        parent.log_params(params.of_training() | {"crossval": experiment.describe()})
+        parent.log_params(params.of_training() | {"crossval": experiment.settings()})
         if waiting:
             from pipeline.orchestration.dask_jobs import run_all  # Prefect takes seconds to import
 
@@ -93,7 +102,7 @@ def cross_validate(
 
 
 def out_of_fold(planned: list[Fold]) -> pd.DataFrame:
-    """Every image as the model that had not seen it called it, sorted by repeat and path.
+    """The prediction of every image by the model that was not trained on it, sorted by repeat and path.
 
     Returns:
         Columns repeat, fold, path, label, duplicate_group, predicted and the probability of each class; the mean over
@@ -158,6 +167,7 @@ def summarise(planned: list[Fold], predictions: pd.DataFrame, settings: Evaluate
 
 
 def announce(report: dict, settings: Evaluate) -> None:
+    """Print the figures of reports/crossval.json, each with its interval, and where the files are."""
     together = report["pooled"]
     rows = {"accuracy": together["accuracy"], "macro AUROC": together["auroc_macro"]}
     rows |= {f"{label} sensitivity": together["per_class"][label]["sensitivity"] for label in CLASSES}

@@ -30,6 +30,7 @@ CONNECT = "10s"  # for a scheduler to answer
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def run_job(kind: fold.Kind, folder: str, name: str):
+    """Run a job as a Prefect task, which fails with the job's own message."""
     try:
         return fold.run(kind, folder)
     except StageError as error:
@@ -77,15 +78,23 @@ def reason(state: State) -> str:
     """Why a job has no result."""
     if state.is_failed() or state.is_crashed():
         return state.message or state.name
-    return "lost with its workers, more often than Dask tries again"
+    return "its workers were lost more often than Dask tries again"
 
 
 def runner(scheduler: str | None) -> DaskTaskRunner:
+    """The task runner on the scheduler, or on `WORKERS` local workers.
+
+    Raises:
+        StageError: no scheduler answers at that address.
+    """
     if scheduler:
         try:
             Client(scheduler, timeout=CONNECT, set_as_default=False).close()
         except (OSError, ValueError) as error:
-            raise StageError(f"no Dask scheduler answers at {scheduler}\n  {str(error).splitlines()[0]}") from error
+            raise StageError(
+                f"no Dask scheduler answers at {scheduler}: {str(error).splitlines()[0]}\n"
+                "  start one there (`dask scheduler`), or leave --scheduler out for two local workers"
+            ) from error
         return DaskTaskRunner(address=scheduler)
     return DaskTaskRunner(
         cluster_kwargs={
@@ -103,10 +112,10 @@ def api_server() -> Iterator[None]:
     if PREFECT_API_URL.value():
         yield
         return
-    # Nobody can look at this server, and what went wrong is told at the end
+    # Nobody can look at this server, and errors are reported at the end
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
     server = SubprocessASGIServer()
-    # A terminal sends Ctrl-C to every process in front, and the flow must still reach its server to end; inherited
+    # A terminal sends Ctrl-C to all processes. The server inherits this mask, so that the flow can still end with it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         server.start()

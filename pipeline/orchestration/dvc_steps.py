@@ -20,6 +20,7 @@ import yaml
 from filelock import Timeout
 
 from pipeline.ingest.dvc_command import DVC_BUSY, mend
+from pipeline.orchestration.dvc_file import outputs_of, read_stages
 from pipeline.paths import DATA_DVC, DVC_FILE, DVC_LOCK
 from pipeline.runtime.atomic_io import write_text
 from pipeline.runtime.errors import ExternalServiceError, StageError
@@ -29,8 +30,8 @@ from pipeline.runtime.processes import end_tree, is_alive
 
 LOCK, HOLDER = Path(".cache/flow.lock"), Path(".cache/flow.holder")  # of the flow, and who holds it
 
-DATA = "data"  # the step before the stages: `data/` is there, and is the version of `data.dvc`
-SUMMARY = "summary"  # and the one after them: the store holds what the stages say, and the closing words
+DATA = "data"  # the step before the stages: bring `data/` in, and make `data.dvc` its version
+SUMMARY = "summary"  # the step after them: register where the store was deleted, and say what was reached
 
 LAST_LINES = 12
 PROGRESS_SECONDS = 15  # between two lines of one progress bar
@@ -60,10 +61,10 @@ def stage_names() -> list[str]:
     """The stages of `dvc.yaml` in its order.
 
     Raises:
-        StageError: a stage reads what a later one writes, so that their order is not one to run them in.
+        StageError: a stage reads what a later one writes, so the stages cannot be run in this order.
     """
-    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
-    writers = {out: name for name, body in stages.items() for out in _outputs(body)}
+    stages = read_stages()
+    writers = {out: name for name, body in stages.items() for out in outputs_of(body)}
     names = list(stages)
     for name, body in stages.items():
         for dep in body.get("deps", []):
@@ -261,8 +262,3 @@ def _dvc_at_work() -> str | None:
         if is_alive(info["pid"]):
             return f"{info['cmd']} (PID {info['pid']})"
     return None
-
-
-def _outputs(body: dict) -> list[str]:
-    listed = [*body.get("outs", []), *body.get("metrics", []), *body.get("plots", [])]
-    return [out if isinstance(out, str) else next(iter(out)) for out in listed]

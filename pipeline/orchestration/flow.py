@@ -1,8 +1,8 @@
 """The stages as a Prefect flow: `busi flow`.
 
-A task a stage, each run through DVC (`pipeline.orchestration.dvc_steps`), which is the only cache. Prefect adds retries
-where something outside can fail, logs, artifacts, a schedule and workers. Without `PREFECT_API_URL` the flow brings a
-server along for as long as it runs.
+One task a step, each run through DVC (`pipeline.orchestration.dvc_steps`), which is the only cache. Prefect adds
+retries where something outside can fail, logs, artifacts, a schedule and workers. Without `PREFECT_API_URL` a server
+runs for as long as the flow does.
 """
 
 import re
@@ -39,7 +39,7 @@ TIMED_OUT, UNREACHABLE = "TimedOut", "Unreachable"  # names of states, beside CA
 
 
 def notify_of_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Hook: tell that a flow run failed or crashed, with the last lines of the stage that did."""
+    """Hook: notify that a flow run failed or crashed, with the last lines of the failed stage."""
     notify(f"{flow.name} flow run {flow_run.name}: {state.name}\n{state.message}", flow_run_logger(flow_run))
 
 
@@ -112,7 +112,7 @@ def plan(until: str | None) -> list[str]:
 
 
 def final_state(states: Mapping[str, State]) -> State:
-    """The flow run's state: completed, or as the first step that failed; what is a bug is raised with its traceback."""
+    """The flow run's state: completed, or that of the first step that failed. An unexpected error is raised again."""
     failed = next((state for state in states.values() if state.is_failed()), None)
     if failed is None:
         return Completed()
@@ -134,7 +134,7 @@ def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
         with server():
             state = run_stages(until, force, dict(overrides) or None, return_state=True)
     except KeyboardInterrupt:
-        raise StageError("cancelled; the stage's processes are ended, `dvc repro` or `busi flow` goes on") from None
+        raise StageError("cancelled, and the stage ended\n  `dvc repro` or `busi flow` continues from there") from None
     if not state.is_completed():
         sys.exit(1)
 

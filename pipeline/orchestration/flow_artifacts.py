@@ -1,4 +1,4 @@
-"""What a flow run leaves with Prefect: tables, pictures and links, and a word to whoever wants to know of a failure."""
+"""What a flow run leaves with Prefect: tables, pictures and links; and the notification of a failure."""
 
 import base64
 import json
@@ -13,12 +13,11 @@ from prefect.states import State
 
 from busi import DISCLAIMER
 from pipeline.orchestration.dvc_steps import SUMMARY, Outcome
-from pipeline.paths import DATA_DOCS, FIGURES, GATE, METRICS, RECEIPT
+from pipeline.paths import DATA_DOCS_PAGE, FIGURES, GATE, METRICS, RECEIPT
 from pipeline.registry.lineage import without_credentials
 
 CACHED = "Cached"  # name of a state: DVC skipped the stage
 
-DATA_DOCS_PAGE = DATA_DOCS / "index.html"
 MLFLOW_UI = "http://127.0.0.1:5000"  # where `busi ui` listens first
 
 TARGET = "BUSI_NOTIFY"  # environment variable: a webhook's URL or a Prefect block, TYPE/NAME; never shown
@@ -26,7 +25,7 @@ NOTIFY_SECONDS = 10
 
 
 def write_artifacts(states: Mapping[str, State], logger) -> None:
-    """Write the artifacts of the steps that are done, and notify of a new version that the gate rejected.
+    """Write the artifacts of the completed steps, and notify of a new version that the gate rejected.
 
     Args:
         states: the state of each step, in order.
@@ -49,7 +48,7 @@ def write_artifacts(states: Mapping[str, State], logger) -> None:
         _show_confusion()
         _show_gate()
     if "register" in done and states["register"].name != CACHED:
-        _tell_of_rejection(logger)
+        _notify_of_rejection(logger)
     if SUMMARY in done:
         _show_run()
 
@@ -117,7 +116,7 @@ def _show_gate() -> None:
     create_table_artifact(rows, key="gate", description=f"Verdict: {decision['verdict']}")
 
 
-def _tell_of_rejection(logger) -> None:
+def _notify_of_rejection(logger) -> None:
     failed = [rule["name"] for rule in _read(GATE)["rules"] if rule["passed"] is False]
     if failed:
         notify(f"the gate rejected the model by {', '.join(failed)}", logger)
@@ -132,7 +131,7 @@ def _show_run() -> None:
         f"{address}/#/runs/{receipt['run_id']}",
         link_text=f"{receipt['name']} version {receipt['version']}, {receipt['verdict']}",
         key="mlflow-run",
-        description="The MLflow run." + ("" if is_server else " Start `make ui` first."),
+        description="The MLflow run." + ("" if is_server else " Start `busi ui` first."),
     )
 
 

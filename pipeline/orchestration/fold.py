@@ -8,7 +8,7 @@ and reports/ are its own. So the stages run as they are, and `dvc repro evaluate
     fold-averaged-views  the same; then test images again, as the mean over their mirrored and zoomed views
 
 A job is a process with one thread for TensorFlow that ends with the process that started it. It is finished when
-result.json is there. A fold also writes validation.csv, its validation images as called before the temperature.
+result.json is there. A fold also writes validation.csv, its predictions of the validation images before calibration.
 """
 
 import json
@@ -25,11 +25,25 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from busi.data.images import prepare as prepare_pixels
-from busi.data.images import read_image
+from busi.data.images import prepare, read_image
 from busi.data.layout import CLASSES
 from pipeline.params import Params, read_params
-from pipeline.paths import DATA, FEATURES, METRICS, MODEL, PARAMS, PREDICTIONS, ROOT, ROWS, RUN, SPLIT
+from pipeline.paths import (
+    DATA,
+    DVC_FILE,
+    FEATURES,
+    MANIFEST,
+    METRICS,
+    MODEL,
+    PARAMS,
+    PREDICTIONS,
+    ROOT,
+    ROWS,
+    RUN,
+    SPLIT,
+    STORE,
+    WEIGHTS,
+)
 from pipeline.runtime.atomic_io import atomic_write, write_csv, write_json, write_text
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import stage
@@ -40,7 +54,7 @@ RESULT = Path("result.json")
 LOG = Path("log.txt")
 VALIDATION = Path("validation.csv")
 AVERAGED = Path("averaged_views.csv")
-LINKS = ("data", "weights", "dvc.yaml", "pipeline", "src", "mlruns", "artifacts/validate")
+LINKS = (*map(str, (DATA, WEIGHTS, DVC_FILE, STORE, MANIFEST.parent)), "pipeline", "src")
 # One thread a job, so that sums are made in one order and jobs side by side share the cores
 THREADS = {
     "OMP_NUM_THREADS": "1",
@@ -54,7 +68,7 @@ ZOOMS = (1.0, 0.9, 1.1)  # of the averaged views, each as it is and mirrored
 Kind = Literal["prefix", "fold", "fold-averaged-views"]
 
 
-def prepare(folder: Path, params: Params, images: pd.DataFrame, prefix: Path | None = None) -> None:
+def make_folder(folder: Path, params: Params, images: pd.DataFrame, prefix: Path | None = None) -> None:
     """Make a job's folder: parameters, the split (path, label, duplicate_group, part), links to what it shares."""
     links = {name: ROOT / name for name in LINKS} | ({"prefix": prefix} if prefix else {})
     for name, target in links.items():
@@ -100,6 +114,7 @@ def result_in(folder: Path) -> dict:
 
 
 def main(kind: Kind, folder: Path) -> None:
+    """Run a job in this process, and write result.json last."""
     end_with_parent()
     os.chdir(folder)
     with locked(Path(".lock")):  # another worker may have the job too, when it was believed to be lost
@@ -110,6 +125,7 @@ def main(kind: Kind, folder: Path) -> None:
 
 
 def run_prefix() -> dict:
+    """Run stage `featurize` in the job's folder."""
     from pipeline.stages import featurize
 
     with stage("featurize"):
@@ -118,6 +134,7 @@ def run_prefix() -> dict:
 
 
 def run_fold(averaged: bool) -> dict:
+    """Train and evaluate the fold in the job's folder; the large files are removed at the end."""
     from pipeline.registry.lineage import md5
     from pipeline.stages import evaluate, train
 
@@ -157,7 +174,7 @@ def select_views() -> None:
 
 
 def write_validation() -> None:
-    """Call the validation images from their stored features, without the temperature that they chose."""
+    """Predict the validation images from their stored features, without the temperature that was fitted on them."""
     from busi.model.calibration import apply_temperature
     from busi.model.features import read_features
     from busi.model.freezing import cut
@@ -182,7 +199,7 @@ def write_averaged_views() -> None:
 
     size = read_params().featurize.image_size
     table = pd.read_csv(PREDICTIONS, dtype={"duplicate_group": str})
-    batches = (np.stack(list(views_of(prepare_pixels(read_image(DATA / path), size)))) for path in table["path"])
+    batches = (np.stack(list(views_of(prepare(read_image(DATA / path), size)))) for path in table["path"])
     called = np.stack([views.mean(axis=0) for views in predict(load_model(MODEL), batches)])
     table["predicted"] = np.take(CLASSES, called.argmax(axis=1))
     write_csv(AVERAGED, table.assign(**dict(zip(CLASSES, called.T, strict=True))))

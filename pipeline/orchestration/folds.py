@@ -1,8 +1,8 @@
 """The plan of a cross-validation: its folds, with the parameters and the folder of each.
 
 A fold's folder is named by a hash of what decides its result: code, images, manifest, weights and parameters, as
-dvc.yaml declares them for the stages split, featurize, train and evaluate. What records or draws a result is no part
-of it, so a finished fold survives an edit to the tracking or to the report.
+dvc.yaml declares them for the stages split, featurize, train and evaluate. What records or draws a result is not in
+the hash, so a finished fold survives an edit to the tracking or to the report.
 """
 
 import hashlib
@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from sklearn.model_selection import StratifiedKFold
 
 from busi.data.split import QUARANTINE, make_folds
 from pipeline.orchestration import fold
+from pipeline.orchestration.dvc_file import outputs_of, read_stages
 from pipeline.params import Params
-from pipeline.paths import DATA, DVC_FILE, MANIFEST, ROOT
+from pipeline.paths import DATA, MANIFEST, ROOT
 from pipeline.runtime.atomic_io import sha256
 from pipeline.runtime.errors import StageError
 
 FOLDER = Path("artifacts/crossval")
 STAGES = ("split", "featurize", "train", "evaluate")  # of a fold
-JOB = "pipeline/orchestration/fold.py"  # runs them, and is code of none
+JOB = "pipeline/orchestration/fold.py"  # runs them, and no stage declares it
 PREFIX_IMAGES = 200  # images a prefix job, so that several workers have something to do
 KEY = 12  # digits of a hash that name a folder
 
@@ -52,7 +52,7 @@ class Experiment:
     trainings: int = 1
     averaged_views: bool = False
 
-    def describe(self) -> dict[str, int | bool]:
+    def settings(self) -> dict[str, int | bool]:
         """Everything but the parameters, as the MLflow run records it."""
         return {name: value for name, value in vars(self).items() if name != "params"}
 
@@ -151,7 +151,7 @@ def plan(experiment: Experiment, manifest: pd.DataFrame, sums: Mapping[str, str]
     return planned
 
 
-def prepare(planned: list[Fold], sums: Mapping[str, str]) -> list[Path]:
+def make_folders(planned: list[Fold], sums: Mapping[str, str]) -> list[Path]:
     """Make the folders of all jobs; returns those of the prefix jobs.
 
     Features depend on image, view and the section `featurize`, never on the split: each prefix job takes some of the
@@ -166,10 +166,10 @@ def prepare(planned: list[Fold], sums: Mapping[str, str]) -> list[Path]:
     for number in range(-(-len(images) // PREFIX_IMAGES)):
         job = prefix / f"{number:03d}"
         some = images[number * PREFIX_IMAGES : (number + 1) * PREFIX_IMAGES]
-        fold.prepare(job, params, some)
+        fold.make_folder(job, params, some)
         jobs.append(job)
     for one in planned:
-        fold.prepare(one.folder, one.params, one.images, prefix=prefix)
+        fold.make_folder(one.folder, one.params, one.images, prefix=prefix)
     return jobs
 
 
@@ -181,7 +181,8 @@ def sums_of_inputs(params: Params) -> dict[str, str]:
     Raises:
         StageError: something is missing.
     """
-    made = {out if isinstance(out, str) else next(iter(out)) for one in STAGES for out in _outputs(_stages()[one])}
+    stages = read_stages(ROOT)
+    made = {out for one in STAGES for out in outputs_of(stages[one])}
     names = {name for one in STAGES for name in _declared(one, params)} - made | {JOB}
     if missing := sorted(name for name in names if not (ROOT / name).exists()):
         raise StageError(
@@ -198,6 +199,7 @@ def changed(params: Params, changes: Mapping[str, Mapping[str, object]]) -> Para
 
 
 def digest(value: object) -> str:
+    """The sha256 of a value as JSON, 64 hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -213,12 +215,4 @@ def _sum(path: Path) -> str:
 
 def _declared(name: str, params: Params) -> list[str]:
     """The dependencies of a stage, as dvc.yaml names them."""
-    return [dep.replace("${featurize.weights}", params.featurize.weights) for dep in _stages()[name]["deps"]]
-
-
-def _stages() -> dict[str, dict]:
-    return yaml.safe_load((ROOT / DVC_FILE).read_text(encoding="utf-8"))["stages"]
-
-
-def _outputs(body: dict) -> list:
-    return [*body.get("outs", []), *body.get("metrics", [])]
+    return [dep.replace("${featurize.weights}", params.featurize.weights) for dep in read_stages(ROOT)[name]["deps"]]

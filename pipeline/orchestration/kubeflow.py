@@ -17,17 +17,19 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.params import PARAMS, read_params
-from pipeline.paths import CACHE, ROOT
+from pipeline import paths
+from pipeline.orchestration.dvc_file import outputs_of, read_stages
+from pipeline.orchestration.dvc_steps import DATA
+from pipeline.params import read_params
+from pipeline.paths import CACHE, PARAMS, ROOT
 from pipeline.runtime.atomic_io import atomic_write, write_text
 from pipeline.runtime.errors import StageError
 
 PIPELINE = Path("artifacts/kubeflow/pipeline.yaml")
 STEPS = CACHE / "kubeflow"
 
-DATA = "data"
-DATA_OUTPUTS = ("data", "data.dvc")
-CODE = ("pipeline", "src", "weights", "dvc.yaml")
+DATA_OUTPUTS = (str(paths.DATA), str(paths.DATA_DVC))
+CODE = ("pipeline", "src", str(paths.WEIGHTS), str(paths.DVC_FILE))
 SOURCE = "phantom"  # what the first step brings in unless a run says otherwise
 
 # kfp reads the types of a step from its source, so there is one function a step and no loop
@@ -47,7 +49,7 @@ def compile(image: str) -> None:
 
     Raises:
         StageError: kfp is not installed.
-        ValueError: the compiled file is no pipeline, or not that of dvc.yaml.
+        ValueError: as `check`.
     """
     if not importlib.util.find_spec("kfp"):
         raise StageError("kfp is not installed\n  python -m pip install --require-hashes -r requirements-kubeflow.lock")
@@ -95,7 +97,7 @@ def build(image: str) -> Callable:
 
 def inputs_of_steps() -> dict[str, list[str]]:
     """Step -> the steps whose outputs it reads, in the order of dvc.yaml, the data step first."""
-    stages = _stages()
+    stages = read_stages(ROOT)
     made_by = dict.fromkeys(DATA_OUTPUTS, DATA) | {
         out: name for name, body in stages.items() for out in outputs_of(body)
     }
@@ -106,15 +108,11 @@ def inputs_of_steps() -> dict[str, list[str]]:
     return inputs
 
 
-def outputs_of(body: dict) -> list[str]:
-    """The paths that a stage of dvc.yaml declares as its outputs."""
-    return [out if isinstance(out, str) else next(iter(out)) for out in [*body["outs"], *body.get("metrics", [])]]
-
-
 def run_step(name: str, text: str, inputs: list[str], made: str) -> None:
     """Run one step where it was put: a folder that looks like the repository root, made of code and inputs.
 
     Args:
+        name: `data`, or a stage of dvc.yaml.
         text: for the data step its source, for a stage the content of params.yaml as JSON.
         inputs: folders that earlier steps made.
         made: folder to be made of the step's outputs.
@@ -132,7 +130,7 @@ def run_step(name: str, text: str, inputs: list[str], made: str) -> None:
             _call(sys.executable, "-m", "pipeline.cli", "data", text, folder=folder)
             outputs = DATA_OUTPUTS
         else:
-            body = _stages()[name]
+            body = read_stages(ROOT)[name]
             write_text(folder / PARAMS, yaml.safe_dump(json.loads(text), sort_keys=False))
             _call(sys.executable, *body["cmd"].split()[1:], folder=folder)
             outputs = outputs_of(body)
@@ -144,10 +142,10 @@ def run_step(name: str, text: str, inputs: list[str], made: str) -> None:
 
 
 def check(path: Path) -> list[str]:
-    """The names of the steps of a compiled file, after reading it as the specification's own message.
+    """Read a compiled file by the pipeline specification, and return the names of its steps.
 
     Raises:
-        ValueError: it is none, or its steps are not those of dvc.yaml, wired as their deps say.
+        ValueError: it is no pipeline, or its steps or their inputs are not those of dvc.yaml.
     """
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
@@ -185,11 +183,7 @@ def _functions(inputs: dict[str, list[str]]) -> dict[str, Callable]:
     return functions
 
 
-def _stages() -> dict[str, dict]:
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-
-
 def _call(*command: str, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, check=False)
     if done.returncode:
-        raise StageError(f"{' '.join(command)} ended with {done.returncode}")
+        raise StageError(f"`{' '.join(command)}` ended with {done.returncode} in {folder}; its own message is above")

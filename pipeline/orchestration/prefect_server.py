@@ -20,11 +20,11 @@ START_SECONDS = 120
 def server() -> contextlib.AbstractContextManager:
     """Start Prefect's server for as long as this process runs, where `PREFECT_API_URL` names none.
 
-    Prefect would start the same one itself, but 2 s later, since it loads the server's code into the flow as well; and
-    where Ctrl-C ends the server too, before the flow can tell it that it was cancelled.
+    Prefect would start one itself, but 2 s later, because it also loads the server's code into the flow. And Ctrl-C
+    would end that server before the flow can report that it was cancelled.
 
     Returns:
-        A block in which Prefect uses it.
+        A context in which Prefect uses the server.
     """
     if PREFECT_API_URL.value():
         return contextlib.nullcontext()
@@ -48,7 +48,7 @@ def _wait_until_up(process: subprocess.Popen, address: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise StageError(f"Prefect's server ended with exit code {process.returncode}; its own words are above")
+            raise StageError(f"Prefect's server ended with exit code {process.returncode}; its own message is above")
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310
             return
         time.sleep(0.1)

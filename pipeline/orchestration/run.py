@@ -1,4 +1,4 @@
-"""Everything once: data where there is none, the stages through `dvc repro`, and the closing words. `busi run`."""
+"""`busi run`: data where there is none, the stages through `dvc repro`, and the summary."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from pipeline.runtime.processes import end_tree
 def run() -> None:
     """Bring data in if it is missing, run what has something to do, and print what was reached.
 
-    Ends the process with DVC's exit code when a stage failed. Left by Ctrl-C or a signal, it ends the stage at work
-    first; DVC runs in a session of its own so that the stage gets one signal, not one from the terminal as well.
+    Ends the process with DVC's exit code when a stage failed. Ctrl-C or a signal ends the running stage first. DVC runs
+    in a session of its own, so that the stage gets one signal and not a second one from the terminal.
 
     Raises:
         StageError: the data could not be brought in.

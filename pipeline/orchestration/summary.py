@@ -1,6 +1,6 @@
-"""The closing words of `make run`: what was reached, the gate's verdict, where things are, what to type next.
+"""The last step of a run, `busi summary`: what was reached, the gate's verdict, where things are, what to type next.
 
-The store is not in `dvc.lock`, so DVC cannot see that it was deleted; this notices, and registers again.
+The store is not in `dvc.lock`, so DVC cannot see that it was deleted. This step does, and registers again.
 """
 
 import json
@@ -9,11 +9,9 @@ from busi import DISCLAIMER
 from busi.evaluation import gate
 from pipeline.dataset import read_dataset
 from pipeline.params import read_params
-from pipeline.paths import DATA_DOCS, GATE, METRICS, REPORT
+from pipeline.paths import DATA_DOCS_PAGE, GATE, METRICS, REPORT
 from pipeline.runtime.lifecycle import STAGES, seconds_of
 from pipeline.stages import register
-
-DATA_DOCS_PAGE = DATA_DOCS / "index.html"
 
 
 def run() -> None:

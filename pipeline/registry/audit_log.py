@@ -22,7 +22,7 @@ from pipeline.tracking import versions
 from pipeline.tracking.versions import ModelVersion
 
 AUDIT, NOTE = "audit.", "promoting."
-PATIENCE = 60  # seconds that a promotion may take; after them the note of another machine is a killed process's
+PATIENCE = 60  # seconds that a promotion may take; an older note of another machine counts as cut off
 LONGEST_REASON = 2000  # characters; a tag of MLflow holds 5000
 SHOWN = 10  # entries in the model's description
 
@@ -89,10 +89,12 @@ def tag_of(note: Mapping) -> str:
 
 
 def write_note(name: str, note: Mapping) -> None:
+    """Say that a move begins."""
     versions.set_model_tag(name, tag_of(note), _text(note))
 
 
 def delete_note(name: str, note: Mapping) -> None:
+    """Say that a move has ended."""
     versions.delete_model_tag(name, tag_of(note))
 
 

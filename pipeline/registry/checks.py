@@ -1,4 +1,4 @@
-"""The checks of a promotion, each a `CheckResult` like a rule of the gate: is this version what it is taken for?"""
+"""The checks of a promotion, each a `CheckResult` like a rule of the gate."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from pipeline.tracking.versions import ModelVersion
 # Names of checks as the audit log and params.yaml keep them
 VERDICT, INTEGRITY, SMOKE = "verdict", "unaltered", "smoke"
 NOT_WORSE = "not_worse_than_production"
-# What somebody may answer for with a reason. The other checks say that a version is not what it is taken for.
+# What --force overrides with a reason. The other checks say that a version is broken or is not what its name says.
 FORCIBLE = (VERDICT, NOT_WORSE)
 
 SMOKE_TAG, SMOKE_PASSED = "smoke", "passed"
@@ -47,7 +47,7 @@ def run_checks(version: ModelVersion, params: Params, production: ModelVersion |
         if not params.promote.smoke:
             checks.append(_off(SMOKE))
         elif not whole.passed:
-            checks.append(check(SMOKE, False, "Not tried: files that were altered are not loaded."))
+            checks.append(check(SMOKE, False, "Not run: files that were altered are not loaded."))
         else:
             checks.append(smoke_test(version, files))
         checks.append(not_worse_than_production(version, files, production, params))
@@ -77,13 +77,13 @@ def finished(version: ModelVersion) -> CheckResult:
         return check(
             "finished",
             False,
-            f"Its smoke test at registration: {tried or 'none'}; `dvc repro` or `make run` repeats it.",
+            f"Its smoke test at registration: {tried or 'none'}; `busi run` repeats it.",
         )
     return check("finished", True, "Its run ended well and it passed the smoke test at registration.")
 
 
 def kind(version: ModelVersion, files: Path) -> CheckResult:
-    """A model of synthetic images is never taken for one of real images, nor the other way round."""
+    """The version belongs to the registered model it is in: that of synthetic images, or that of real ones."""
     synthetic = (evidence(files, "lineage.json") or {}).get("synthetic")
     if synthetic not in ("true", "false"):
         return check("kind", False, "It does not say whether it was trained on synthetic images.")

@@ -1,4 +1,4 @@
-"""What the commands `busi versions|show|card|promote|rollback|history|verify` do: they print, and raise `StageError`.
+"""What `busi versions|show|card|promote|rollback|history|verify` do: a function each, which prints its answer.
 
 Each first completes or undoes a move that was cut off. `model` is the name of a registered model, None for that of the
 data set in `data/`; `version` is a number, None for the newest that passed the gate.
@@ -49,7 +49,7 @@ def list_versions(model: str | None) -> None:
         for version in versions.list_versions(name)
     ]
     print(name)
-    print(_table(rows) if rows else "  no version; `make run` registers one")
+    print(_table(rows) if rows else "  no version; `busi run` registers one")
 
 
 def show(version: int | None, model: str | None) -> None:
@@ -137,7 +137,7 @@ def verify(every: bool, model: str | None) -> None:
     if checks.failures(found):
         raise StageError(
             f"{name}: registry, audit log and files do not agree\n"
-            "  to set alias and stage right: make rollback or make promote; to restore a file: make run"
+            "  `busi promote` or `busi rollback` sets alias and stage right, or replaces a version that was changed"
         )
 
 
@@ -177,7 +177,7 @@ def _short(tags: Mapping[str, str], tag: str) -> str:
 def _print_move(name: str, entry: Mapping) -> None:
     before = f"version {entry['from']}" if entry["from"] else "none"
     print(f"{name} version {entry['to']} is in Production, before it {before}")
-    print(f"  programs read it as models:/{name}@production; make rollback goes back")
+    print(f"  programs read it as models:/{name}@production; `busi rollback` goes back")
 
 
 def _checks(found: Sequence[CheckResult]) -> str:

@@ -17,18 +17,18 @@ from pathlib import Path
 import yaml
 
 from pipeline.dataset import read_dataset
-from pipeline.paths import DATA_DVC, DVC_LOCK, PARAMS, SPLIT, WEIGHTS
+from pipeline.paths import DATA_DVC, DVC_FILE, DVC_LOCK, PARAMS, SPLIT, WEIGHTS
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "scikit-learn", "mlflow", "dvc")
 
-RUN_WRITES = (":(exclude)dvc.lock", ":(exclude)reports")
+RUN_WRITES = (f":(exclude){DVC_LOCK}", ":(exclude)reports")
 FIELDS = (
     "commit", "tree", "remote", "data_set", "synthetic", "data_md5", "split_md5", "params_md5", "dvc_lock_md5",
     "weights", "weights_md5", "packages",
 )  # fmt: skip
 NAMED = 5  # changed files that are named
 # What decides a run and is in git: where it differs from the commit, a rebuild needs the difference
-DECIDES = ("dvc.yaml", "params.yaml", "data.dvc", "pipeline", "src", "weights")
+DECIDES = (*map(str, (DVC_FILE, PARAMS, DATA_DVC)), "pipeline", "src", str(WEIGHTS))
 
 UNCOMMITTED = "uncommitted.patch"  # the name of `uncommitted()`'s file beside a registered model
 NOT_RECORDED = "not recorded"
@@ -61,7 +61,7 @@ def collect(weights: str) -> dict[str, str]:
 
 
 def of_evaluation(weights: str) -> dict[str, str]:
-    """The part of the lineage that is a function of what stage `evaluate` declares, so that its report may show it."""
+    """The part of the lineage that follows from the declared inputs of stage `report`, so that its page may show it."""
     data = read_dataset()
     return {
         "data_set": data["name"],
@@ -110,7 +110,7 @@ def md5(path: Path) -> str:
 def lock_md5(path: Path) -> str:
     """The md5 of `dvc.lock` without its `register` stage, which DVC adds only after registration has read the file.
 
-    So it is the same during the run that registers and ever after; of the remaining YAML, as JSON with sorted keys.
+    So it is the same during the run that registers as after it. The md5 is of the rest as JSON with sorted keys.
     """
     if not path.is_file():
         return NOT_RECORDED
@@ -135,7 +135,7 @@ def without_credentials(url: str) -> str:
 
 
 def _locked() -> str:
-    """Those of the packages, which requirements.lock decides; it leaves Python open."""
+    """`name version, ...` of `PACKAGES`: requirements.lock decides these, but not the version of Python."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
 
 

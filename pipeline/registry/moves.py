@@ -50,7 +50,8 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
     hard = [one for one in failed if one.name not in checks.FORCIBLE]
     if hard if force else failed:
         mend = (
-            "  these can't be overridden: register the model anew with `make run`"
+            "  these can't be overridden: `busi run` completes an unfinished version;\n"
+            "  where files or tags were changed, promote another version"
             if hard
             else "  to promote it all the same and keep the reason on record: --force --reason 'TEXT'"
         )

@@ -37,8 +37,8 @@ def choose(name: str, number: int | None) -> ModelVersion:
         passed = [version for version in found if version.tags.get("verdict") == gate.PASSED]
         if not passed:
             raise StageError(
-                f"no version of {name} has passed the gate, so there is nothing to promote\n"
-                "  see reports/gate.json, or name a version with --force --reason"
+                f"no version of {name} has passed the gate, and none was named\n"
+                "  name one: `busi versions` lists them, `busi promote` needs --force --reason 'TEXT' for it"
             )
         return passed[0]
     for version in found:

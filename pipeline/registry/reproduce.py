@@ -1,9 +1,9 @@
 """Rebuild a registered version from what it says of itself, and say whether the same comes out.
 
-`busi reproduce VERSION`: a scratch worktree under `.cache/reproduce/` at the version's commit, with what
-was uncommitted then and the version's data; there `dvc repro evaluate` runs every stage up to that one anew, with a
-store of its own. Then metrics and predictions, of which the verdict is a function, are compared with those that were
-registered. The working tree and its store are only read.
+`busi reproduce VERSION` makes a scratch worktree under `.cache/reproduce/` at the version's commit, with what was
+uncommitted then and with the version's data. There `dvc repro --force` runs every stage up to `evaluate`, with a store
+of its own. Then metrics and predictions, which decide the verdict, are compared with the registered ones. The working
+tree and its store are only read.
 """
 
 import io
@@ -103,7 +103,7 @@ def lay_out(tree: Path, tags: Mapping[str, str], patch: bytes) -> None:
         here = ROOT / WEIGHTS / weights
         if lineage.md5(here) != tags.get("weights_md5"):
             md5 = tags.get("weights_md5")
-            raise StageError(f"weights/{weights} with md5 {md5} is not here\n  `make weights` fetches ImageNet's")
+            raise StageError(f"{WEIGHTS}/{weights} with md5 {md5} is not here\n  `busi weights` fetches ImageNet's")
         shutil.copyfile(here, tree / WEIGHTS / weights)
     # The cache is shared: it holds the data, and what comes out the same takes no room twice
     run(tree, "dvc", "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
@@ -121,7 +121,7 @@ def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
         raise StageError(
             f"{DATA_DVC} of commit {tags['commit']} names version {named}, the registered version {wanted}"
         )
-    ways = [("dvc", "checkout", "data.dvc"), ("dvc", "pull", "data.dvc")]
+    ways = [("dvc", "checkout", str(DATA_DVC)), ("dvc", "pull", str(DATA_DVC))]
     if tags.get("synthetic") == "true":
         ways.append(make_phantoms(tree))
     for way in ways:
@@ -131,7 +131,7 @@ def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
     else:
         raise StageError(
             f"data version {wanted} is neither in DVC's cache nor in a remote\n"
-            "  bring that data in once with `make data SOURCE=...`, or add the remote that holds it with `make remote`"
+            "  bring that data in once with `busi data SOURCE`, or add the remote that holds it with `make remote`"
         )
     found = data_version(tree)
     if found != wanted:
@@ -160,11 +160,12 @@ def compare(registered: Mapping[str, str], tree: Path) -> list[str]:
     ]
     rebuilt = (tree / PREDICTIONS).read_text(encoding="utf-8")
     if rebuilt != registered["predictions.csv"]:
-        differences.append(describe_predictions(registered["predictions.csv"], rebuilt))
+        differences.append(difference_of_predictions(registered["predictions.csv"], rebuilt))
     return differences
 
 
-def describe_predictions(registered: str, rebuilt: str) -> str:
+def difference_of_predictions(registered: str, rebuilt: str) -> str:
+    """How two different contents of predictions.csv differ, in one line."""
     before, after = (pd.read_csv(io.StringIO(text)).set_index("path") for text in (registered, rebuilt))
     if list(before.index) != list(after.index):
         common = len(before.index.intersection(after.index))

@@ -1,6 +1,6 @@
 """Verification: whether registry, alias, stage, audit log and files agree. It only reads.
 
-A check that failed says that somebody has gone round the gate, or that a move was cut off.
+A failed check means that somebody has gone round the gate, or that a move was cut off.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def production_files(name: str) -> Iterator[tuple[ModelVersion, Path]]:
     log, number, found = _verify_moves(name)
     if number is None:
         raise StageError(
-            f"{name} has no Production version\n  `make promote` makes the newest that passed the gate one"
+            f"{name} has no Production version\n  `busi promote` promotes the newest version that passed the gate"
         )
     version = choose(name, int(number))
     with logged_model.files_of(version) as files:
@@ -86,10 +86,10 @@ def _is_moving(name: str, before: Mapping[str, str]) -> bool:
     It begins with a note and ends with an entry, both of which are tags. In the embedded store it holds the lock
     meanwhile; of a server's clients there is only the note to go by.
     """
-    at_it = not connection.is_embedded() or connection.is_locked()
+    is_held = not connection.is_embedded() or connection.is_locked()
     tags = versions.model_tags(name)
     notes = audit_log.notes_in(tags).values()
-    return tags != before or (at_it and any(audit_log.age(note) < audit_log.PATIENCE for note in notes))
+    return tags != before or (is_held and any(audit_log.age(note) < audit_log.PATIENCE for note in notes))
 
 
 def _verify_log(log: Mapping[int, Mapping], notes: Mapping[str, Mapping]) -> CheckResult:

@@ -1,4 +1,4 @@
-"""What a process needs to be safe: whole files, one way to end, locks, children that end with it.
+"""What a process needs to be safe: files written whole, one way to end, locks, children that end with it.
 
-Nothing here knows about stages' content, MLflow, DVC or Prefect.
+Nothing here knows what a stage computes, or talks to MLflow or Prefect.
 """

@@ -1,4 +1,4 @@
-"""How a command or stage begins and ends: signals, the one form of an error message, exit codes, time taken."""
+"""How a command or stage begins and ends: signals, error messages, exit codes, time taken."""
 
 import contextlib
 import json
@@ -23,19 +23,21 @@ INTERRUPTED_EXIT = 130  # exit code, as a shell has it of Ctrl-C
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # user and password in the address of a store or a remote
 
-_OF_DVC = re.compile(r"\.[\w-]{22}\.tmp")  # dvc_objects.fs.utils.tmp_fname
+_DVC_TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")  # dvc_objects.fs.utils.tmp_fname
 
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Run a stage's body; a `StageError`, `ValueError` or `OSError` ends the process with exit code 1 and no traceback.
+    """Run the body of a stage or command; its errors end the process with an exit code and, if expected, no traceback.
 
-    An `ExternalServiceError` ends it with `EXTERNAL_SERVICE_EXIT`, so that the flow knows what is worth another try.
-    Ctrl-C, SIGTERM and SIGHUP end it with `INTERRUPTED_EXIT`, after everything on the way out has cleaned up. Errors of
-    other types are bugs and keep their traceback. How long one of `STAGES` took is left in `TIMINGS`.
+    A `StageError`, `ValueError` or `OSError` prints its text and ends the process with exit code 1.
+
+    An `ExternalServiceError` ends it with `EXTERNAL_SERVICE_EXIT`, so that the flow tries again.
+    Ctrl-C, SIGTERM and SIGHUP end it with `INTERRUPTED_EXIT`, after clean-up. Errors of other types are bugs and keep
+    their traceback; so do all with BUSI_TRACEBACK=1. How long one of `STAGES` took is left in `TIMINGS`.
     """
     started = time.monotonic()
-    if threading.current_thread() is threading.main_thread():  # only there can it be said
+    if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
         for ending in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(ending) is signal.SIG_DFL:  # not under nohup
                 signal.signal(ending, _interrupt)
@@ -66,13 +68,16 @@ def seconds_of(stages: Iterable[str]) -> dict[str, float]:
 
 
 def _interrupt(number: int, frame) -> None:
-    """End as by Ctrl-C. Once: DVC, ended by the same signal, sends another one (see below) into the cleaning up."""
+    """End as by Ctrl-C, once: when DVC ends by the same signal, `end_with_parent` sends another one during clean-up."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a DVC that was killed while it linked a stage's outputs left beside them; a living one now waits."""
+    """Remove the temporary files that a killed DVC left beside a stage's outputs.
+
+    None is in use: the DVC that runs this stage waits for it.
+    """
     for left in folder.glob(".*.tmp"):
-        if _OF_DVC.fullmatch(left.name):
+        if _DVC_TEMPORARY.fullmatch(left.name):
             left.unlink()

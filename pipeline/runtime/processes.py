@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.05
 
 
 def end_with_parent() -> None:
-    """Have the system end this process when DVC, which started it, is killed; else both it and its repetition run."""
+    """Have the system end this process when its parent ends; otherwise it would run on beside its repetition."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux has it
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

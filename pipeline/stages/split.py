@@ -29,7 +29,7 @@ def main() -> None:
 
     write_csv(SPLIT, split.table[["path", "label", "duplicate_group", "part"]])
     write_json(SPLIT_REPORT, report)
-    print(describe(report))
+    print(terminal_lines(report))
 
 
 def summary(split: Split, fractions: dict[str, float], leak: dict) -> dict:
@@ -43,7 +43,7 @@ def summary(split: Split, fractions: dict[str, float], leak: dict) -> dict:
     }
 
 
-def describe(report: dict) -> str:
+def terminal_lines(report: dict) -> str:
     """The stage's lines on the terminal: images a part and class, and what a random split would leak."""
     lines = []
     for part in PARTS:

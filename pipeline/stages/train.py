@@ -1,8 +1,8 @@
 """Stage `train`: train the layers after the frozen prefix on the stored features, and write the whole model.
 
 Reads `artifacts/featurize/` and the weights file; writes `artifacts/train/model.keras` (0-255 pixels in, probabilities
-out), `history.csv` and `run.json`. The key in `run.json` is a hash of the inputs, by which later stages find the MLflow
-run. A run that was killed continues after its last whole epoch.
+out), `history.csv` and `run.json`. Later stages find the MLflow run by the key in `run.json`, a hash of the inputs. A
+run that was killed continues after its last whole epoch.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def input_key(params: Params) -> str:
 @contextlib.contextmanager
 def recorded(key: str, params: Params) -> Iterator[tuple[Callable[[dict], None], Callable[[pd.DataFrame], None]]]:
     """The MLflow run of a training: within the block, functions that record an epoch and the whole history."""
-    from pipeline.dataset import read_dataset  # recording only, as is the tracking
+    from pipeline.dataset import read_dataset  # only for recording, as tracking is
     from pipeline.tracking import runs
 
     with runs.run(key, name=runs.run_name(read_dataset()["name"], key)) as run:

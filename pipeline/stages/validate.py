@@ -12,7 +12,7 @@ from pipeline.paths import DATA, DATA_DOCS, MANIFEST, VALIDATION_REPORT
 from pipeline.runtime.atomic_io import write_csv, write_json
 from pipeline.runtime.lifecycle import stage
 from pipeline.validation.expectations import suite
-from pipeline.validation.report import describe, require, summary
+from pipeline.validation.report import require, summary, terminal_lines
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     outcomes = run_checkpoint(dataset["name"], table, [check.expectation for check in checks], DATA_DOCS)
     report = summary(dataset, manifest, checks, outcomes)
 
-    print(describe(report, checks, outcomes))
+    print(terminal_lines(report, checks, outcomes))
     require(dataset["name"], checks, outcomes)
     write_csv(MANIFEST, manifest)
     write_json(VALIDATION_REPORT, report)

@@ -124,7 +124,7 @@ def rename_imports(source: bytes, package: str) -> bytes:
 def import_all(folder: Path) -> None:
     """Import every module of the renamed packages in `folder`, which is on `sys.path`.
 
-    After that they need their files no more, though functions in them import when they are called.
+    After that the files may be removed, although functions in the modules import when they are called.
     """
     for path in sorted(folder.glob(f"{PACKAGE}_*/**/*.py")):
         module = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")

@@ -116,7 +116,7 @@ def altered_files(version: ModelVersion, folder: Path) -> list[str]:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Name to sha256 of each file of a logged model, but for the list itself and for what loading it writes."""
+    """Name to sha256 of each file of a logged model, without `CHECKSUMS` and what MLflow writes when it loads one."""
     left_out = {CHECKSUMS, "registered_model_meta"}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     names = {path.relative_to(folder).as_posix(): path for path in files}

@@ -35,8 +35,8 @@ class Run:
     def log_params(self, params: Mapping) -> None:
         """Log nested parameters under dotted names.
 
-        MLflow's parameters can't change. Those of a run that was trained before keep their first value; one that
-        reads otherwise today (it did not touch what was trained, or the key would differ) goes to a tag.
+        MLflow's parameters can't change, so a parameter of an earlier training keeps its first value. A value that
+        differs now goes to a tag; it did not decide what was trained, or the key would differ too.
         """
         with store_errors():
             known = self.client.get_run(self.id).data.params
@@ -91,7 +91,7 @@ class Run:
         files = sorted(files)
         missing = [path.as_posix() for path in files if not path.exists()]
         if missing:
-            raise StageError(f"{', '.join(missing)} not found\n  run `dvc repro evaluate`, which makes them")
+            raise StageError(f"{', '.join(missing)} not found\n  `dvc repro report` runs the stages that write them")
         digest = _evaluation_digest(metrics, files)
         if self.tag(f"{LOGGED_TAG}evaluate") == digest:
             return

@@ -179,6 +179,7 @@ def set_production_stage(name: str, version: str) -> None:
 
 
 def set_version_tags(name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a version; those with other names stay."""
     with store_errors():
         for tag, value in tags.items():
             client().set_model_version_tag(name, version, tag, value)

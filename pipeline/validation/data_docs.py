@@ -1,6 +1,6 @@
 """Run a suite of expectations over a table and publish Great Expectations' Data Docs so that they open from disk.
 
-Great Expectations' pages load style sheets, scripts and a logo from other people's servers. `run_checkpoint` puts
+Great Expectations' pages load style sheets, scripts and a logo from servers on the internet. `run_checkpoint` puts
 those files (`data_docs_assets/`) beside the pages and points the links at them, so that the pages need no network.
 """
 
@@ -60,7 +60,7 @@ _KEPT = ("favicon.ico", "logo-long.png")
 
 
 class Outcome(NamedTuple):
-    """What became of one expectation: `unexpected` holds (path, value) of each row that breaks it."""
+    """The result of one expectation: `unexpected` holds (path, value) of each row that breaks it."""
 
     success: bool
     unexpected: list[tuple[str, object]]

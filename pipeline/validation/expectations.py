@@ -5,7 +5,7 @@ from typing import NamedTuple
 from busi.data.layout import CLASSES, DATASET_FILE
 from pipeline.params import Validate
 
-# What makes an image worthless: gray levels that do not differ, or more than half of its pixels saturated.
+# What makes an image useless: gray levels that do not differ, or more than half of its pixels saturated.
 BLANK_STD = 1.0
 SATURATED_SHARE = 0.5
 

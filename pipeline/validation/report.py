@@ -1,4 +1,4 @@
-"""What became of the expectations: `reports/validation.json`, the words on the terminal, the error that names files."""
+"""The outcome of the expectations: `reports/validation.json`, the lines on the terminal, the error that names files."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from busi.data.images import printable
 from busi.data.layout import CLASSES
-from pipeline.paths import DATA, DATA_DOCS
+from pipeline.paths import DATA, DATA_DOCS_PAGE
 from pipeline.runtime.errors import StageError
 from pipeline.validation.expectations import Check
 
@@ -47,7 +47,7 @@ def summary(dataset: dict, manifest: pd.DataFrame, checks: Sequence[Check], outc
     }
 
 
-def describe(report: dict, checks: Sequence[Check], outcomes: Sequence) -> str:
+def terminal_lines(report: dict, checks: Sequence[Check], outcomes: Sequence) -> str:
     """The stage's lines on the terminal: what was found, warnings, where Data Docs are."""
     groups = {int(size): count for size, count in report["groups"].items()}
     twins = sum(size * count for size, count in groups.items() if size > 1)
@@ -63,7 +63,7 @@ def describe(report: dict, checks: Sequence[Check], outcomes: Sequence) -> str:
             f"near-duplicates: {twins} images in {several} groups; {len(conflicts)} groups, {clash} images, mix labels",
             f"expectations: {passed} of {len(checks)} passed",
             *(_broken(check, outcome, SHOWN_WARNING) for check, outcome in warned if not outcome.success),
-            f"Data Docs: {(DATA_DOCS / 'index.html').as_posix()}",
+            f"Data Docs: {DATA_DOCS_PAGE.as_posix()}",
         ]
     )
 
@@ -82,7 +82,7 @@ def require(name: str, checks: Sequence[Check], outcomes: Sequence) -> None:
 
 def _broken(check: Check, outcome, most: int) -> str:
     rows = sorted(outcome.unexpected, key=lambda row: row[0])
-    lines = [f"  {check.severity} {check.name}: {check.sentence} Not so for {len(rows)}:"]
+    lines = [f"  {check.severity} {check.name}: {check.sentence} Broken by {len(rows)}:"]
     for path, value in rows[:most]:
         shown = check.shows.format(*(value if isinstance(value, tuple) else (value,)))
         lines.append(f"    {printable(path)}: {printable(shown)}")

@@ -383,7 +383,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(three, monkeyp
 
 def test_on_a_server_a_note_of_another_machine_is_respected_for_a_while(three, monkeypatch):
     monkeypatch.setattr(connection, "is_embedded", lambda: False)
-    note = {"id": "x", "action": "promote", "to": "1", "who": "a@b", "when": audit_log._now().isoformat()}
+    note = {"id": "x", "action": "promote", "to": "1", "who": "a@b", "when": datetime.now(UTC).isoformat()}
     versions.set_model_tag(NAME, "promoting.x", json.dumps(note))
     with pytest.raises(StageError, match="a@b began to promote"):
         promote_version(3)
@@ -460,7 +460,7 @@ def say(*arguments, code=0, given=None):
 def test_the_commands_tell_what_a_person_asks(three):
     listed = say("versions")
     assert "0.9100 (0.8600 to 0.9500, n = 90)" in listed
-    assert say("versions", "--model", "nothing") == "nothing\n  no version; `make run` registers one\n"
+    assert say("versions", "--model", "nothing") == "nothing\n  no version; `busi run` registers one\n"
     assert "no version has been in Production" in say("history")
     assert "add --yes" in say("promote", code=1)
     assert "version 1 is in Production, before it none\n" in say("promote", 1, "--yes")
