@@ -13,8 +13,10 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes for the length of a block; forked ones would inherit the locks of the caller's threads.
+def process_pool(workers: int | None) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `workers` fresh processes, None for one a core, for the length of a block.
+
+    The processes are spawned, because forked ones would inherit the locks of the caller's threads.
 
     When the block is left by an exception, what has not begun is dropped. Ctrl-C and SIGTERM reach the caller alone.
     When the caller is killed its workers end too; otherwise they would wait for ever for a next job.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from busi.data.layout import CLASSES
 from busi.data.process_pool import process_pool
+from busi.model.augmentation import BLACK, PIVOT
 from busi.phantom.annotations import annotate
 from busi.phantom.lesion import DESCRIPTORS
 from busi.phantom.scan import Scan, render
@@ -23,12 +24,19 @@ TASKS = {
 STRIDE = 8  # of the pictures that are targets
 VIEWS = 2
 NATIVE = (200, 440)  # least and most pixels a side before the view is taken
-ANNOTATED = 0.25
+ANNOTATED = 0.25  # share of phantoms with burnt-in calipers or text
 MAX_CROP = 0.25  # of the side, and never into a lesion
+# How far a view may differ from its phantom; somewhat more than the augmentation in fine-tuning
+MAX_LOG_GAMMA = 0.45
+MAX_CONTRAST = 0.3  # share of the contrast, more or less
+MAX_GAIN = 25  # gray levels, over the whole view, and again between its top and bottom
+CUT_SIDE, MIRRORED = 0.7, 0.5  # chances that a side is cropped, and that a view is mirrored
 AHEAD = 40  # batches rendered ahead, a process: compiling the first step takes minutes
 
 
 class Example(NamedTuple):
+    """One phantom in its views, with its truth."""
+
     pixels: np.ndarray  # uint8 (VIEWS, S, S)
     cover: np.ndarray  # of the lesions, uint8 (VIEWS, S/8, S/8), 0-255
     echogenicity: np.ndarray  # uint8 (VIEWS, S/8, S/8), as in `Scan`
@@ -95,7 +103,7 @@ def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, 
     inner = Image.fromarray(mask).getbbox() or (width * 2 // 5, height * 2 // 5, width * 3 // 5, height * 3 // 5)
     room = (inner[0], inner[1], width - inner[2], height - inner[3])
     cut = [
-        int(min(most, MAX_CROP * side) * rng.random() * (rng.random() < 0.7))
+        int(min(most, MAX_CROP * side) * rng.random() * (rng.random() < CUT_SIDE))
         for most, side in zip(room, (width, height, width, height), strict=True)
     ]
     window = (cut[0], cut[1], width - cut[2], height - cut[3])
@@ -103,7 +111,7 @@ def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, 
         Image.fromarray(layer).resize((size, size), Image.Resampling.BILINEAR, window, reducing_gap=2.0)
         for layer in (scan.image, mask, scan.echogenicity)
     ]
-    if rng.random() < 0.5:
+    if rng.random() < MIRRORED:
         layers = [layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in layers]
     grey, *truth = layers
     cells = (size // STRIDE, size // STRIDE)
@@ -111,8 +119,10 @@ def _view(rng: np.random.Generator, scan: Scan, size: int) -> tuple[np.ndarray, 
 
 
 def _shown(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Other gamma, contrast, gain and gain over depth; black stays black: no echo is there that these could raise."""
+    """Other gamma, contrast, gain and gain over depth. Black stays black, as in `augmentation.augment`."""
     depth = np.linspace(-0.5, 0.5, len(grey), dtype=np.float32)[:, None]
-    shown = 255 * (grey.astype(np.float32) / 255) ** np.exp(rng.uniform(-0.45, 0.45))
-    shown = (shown - 64) * rng.uniform(0.7, 1.3) + 64 + rng.uniform(-25, 25) + rng.uniform(-25, 25) * depth
-    return np.where(grey > 2, np.clip(shown, 0, 255), 0).astype(np.uint8)
+    shown = 255 * (grey.astype(np.float32) / 255) ** np.exp(rng.uniform(-MAX_LOG_GAMMA, MAX_LOG_GAMMA))
+    contrast = rng.uniform(1 - MAX_CONTRAST, 1 + MAX_CONTRAST)
+    gain, depth_gain = rng.uniform(-MAX_GAIN, MAX_GAIN), rng.uniform(-MAX_GAIN, MAX_GAIN)
+    shown = (shown - PIVOT) * contrast + PIVOT + gain + depth_gain * depth
+    return np.where(grey > BLACK, np.clip(shown, 0, 255), 0).astype(np.uint8)

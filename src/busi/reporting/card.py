@@ -90,8 +90,8 @@ def registry_description(card: str, limit: int, rest: str) -> str:
     """A card as a registry's description: at most `limit` characters, its tables spaced.
 
     MLflow's page draws tables without padding between cells and without space below. So an em space is added to each
-    cell and an empty paragraph after each table. If the card is too long, whole `##` sections are left out from the end, and
-    the text `rest`, which says where they are, is added.
+    cell and an empty paragraph after each table. If the card is too long, whole `##` sections are left out from the
+    end, and the text `rest`, which says where they are, is added.
 
     Raises:
         ValueError: not even the title and `rest` fit.
