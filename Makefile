@@ -11,7 +11,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 # DVC keeps its index here instead of below /var/tmp
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
 export DVC_NO_ANALYTICS := 1
-# And Prefect its files, also those of a worker's flow runs, which start elsewhere and find the repository by BUSI_ROOT
+# Prefect keeps its files here too. A worker's flow runs start in another folder, and find the repository by BUSI_ROOT
 export PREFECT_HOME := $(CURDIR)/.cache/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
@@ -23,7 +23,7 @@ help: ## List the targets
 
 env: $(ENV) ## Install the locked environment into .venv
 
-# By a Python from outside: one that clears away its own environment makes one that links to itself
+# By a Python outside .venv: one that clears its own environment makes one that links to itself
 $(ENV): export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 $(ENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
@@ -51,7 +51,7 @@ $(foreach name,$(VARIABLES),$(eval $(call hand_over,$(name))))
 option = $(if $(value $(2)),--$(1)="$$ARG_$(2)")
 argument = $(if $(value $(1)),"$$ARG_$(1)")
 
-run: $(ENV) ## Data (the embedded set when there is none), all stages, and a closing summary
+run: $(ENV) ## Data (the embedded set when there is none), all stages, and a summary
 	@busi run
 
 flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='train.seed=3 split.seed=4'
@@ -79,7 +79,7 @@ remote: $(ENV) ## Add a DVC remote and push to it: make remote URL=s3://bucket/p
 weights: $(ENV) ## Fetch the ImageNet weights into weights/ (needs the network)
 	@busi weights
 
-ui: $(ENV) ## Start the MLflow UI on the pipeline's store (PORT=5000)
+ui: $(ENV) ## Start the MLflow UI on the pipeline's store (PORT=5050; without it 5000 or the next free one)
 	@busi ui $(call option,port,PORT)
 
 # What the registry's commands take: MODEL=name, VERSION=3, YES=1
@@ -95,19 +95,19 @@ show: $(ENV) ## Show all that is known of a version: make show VERSION=3
 promote: $(ENV) ## Promote the newest version that passed (VERSION=3; REASON='...' overrides the gate, on record; YES=1)
 	@busi promote $(call argument,VERSION) $(if $(value REASON),--force) $(call option,reason,REASON) $(YES_ARG) $(MODEL_ARG)
 
-rollback: $(ENV) ## Go back to the Production version before (REASON='...', YES=1)
+rollback: $(ENV) ## Go back to the previous Production version (REASON='...', YES=1)
 	@busi rollback $(call option,reason,REASON) $(YES_ARG) $(MODEL_ARG)
 
 history: $(ENV) ## Show which version was Production when, and why
 	@busi history $(MODEL_ARG)
 
-verify: $(ENV) ## Say whether somebody has gone round the gate (ALL=1 looks at every version's files)
+verify: $(ENV) ## Check that nobody went round the gate (ALL=1 checks every version's files)
 	@busi verify $(if $(value ALL),--all) $(MODEL_ARG)
 
-app: $(ENV) ## Start the app on the Production model (PORT=8501)
+app: $(ENV) ## Start the app on the Production model (PORT=8600; without it 8501 or the next free one)
 	@busi app $(call option,port,PORT) $(MODEL_ARG)
 
-predict: $(ENV) ## Ask the Production model: make predict FILES='scan.png folder' (busi predict has --csv, --json)
+predict: $(ENV) ## Classify images with the Production model: make predict FILES='scan.png folder' (busi predict has --csv, --json)
 	@test -n "$$ARG_FILES" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
 	@busi predict $(call option,files,FILES) $(MODEL_ARG)
 
@@ -136,27 +136,27 @@ kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow I
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
 	@busi kubeflow $(call option,image,IMAGE)
 
-bench: $(ENV) ## Measure speed and memory against what one would do instead; about 50 minutes (IMAGES=folder, QUICK=1)
+bench: $(ENV) ## Measure speed and memory beside the alternatives; about 50 minutes (IMAGES=folder, QUICK=1)
 	@python -m benchmarks $(if $(value QUICK),--quick) $(call option,images,IMAGES)
 
 test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, and takes two minutes
 	@python -m pytest $(if $(FAST),-m "not slow" tests/unit)
 
-fuzz: $(ENV) ## Malformed files through every reader, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
+fuzz: $(ENV) ## Fuzz every reader with malformed files, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
 	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock -c requirements.lock \
 	  || echo "atheris can't be installed here; the searches guided by coverage are left out"
 	@python -m tests.fuzz --seed "$${ARG_SEED:-1}" --guided "$${ARG_GUIDED:-600}"
 
-faults: $(ENV) ## Kill, starve and move the pipeline, and start it again (SEED=1, ONLY='kill train'); an hour or more
+faults: $(ENV) ## Fault injection: kill, starve and move the pipeline, and repeat the command (SEED=1, ONLY='kill train'); an hour or more
 	@python -m tests.fault_injection --seed "$${ARG_SEED:-1}" $(call option,only,ONLY)
 
-load: $(ENV) ## Many at once: clients of the endpoint and the app, a promotion, a crowd in one store (SECONDS=300, SEED=1)
+load: $(ENV) ## Load test: many clients of the endpoint and the app, a promotion, many processes in one store (SECONDS=300, SEED=1)
 	@python -m tests.load --seconds "$${ARG_SECONDS:-300}" --seed "$${ARG_SEED:-1}"
 
 lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .
 
-audit: ## Look the locked packages up among those with known vulnerabilities (needs uv and the network)
+audit: ## Check the locked packages for known vulnerabilities (needs uv and the network)
 	@uvx pip-audit --disable-pip --require-hashes -r requirements.lock
 
 lock: ## Renew requirements.lock and those of the extras (needs uv)

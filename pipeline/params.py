@@ -210,7 +210,7 @@ def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
     read_params(path)
     editor = YAML()
     editor.width = 1000
-    # Else it leaves the place of a null empty, on lines that nobody asked it to touch
+    # By default it writes a null as nothing, also on lines that do not change
     editor.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     values = editor.load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
@@ -220,7 +220,7 @@ def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
             place = place.get(section) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             raise StageError(f"{key}: {path} has no section {'.'.join(sections)!r}; docs/parameters.md lists them all")
-        # As PyYAML spells it, which is the one that reads: 1.0e-05, where the editor writes 1e-05, text to PyYAML
+        # As PyYAML, which reads the file, spells it: 1.0e-05. The editor would write 1e-05, which is text to PyYAML
         place[name] = editor.load(yaml.safe_dump({name: value}))[name]
     text = io.StringIO()
     editor.dump(values, text)

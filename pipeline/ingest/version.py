@@ -12,7 +12,7 @@ from pipeline.runtime.errors import StageError
 
 
 def read_version() -> tuple[str, str] | None:
-    """(set name, md5) that `data.dvc` names; the name is empty when nobody noted it; None without `data.dvc`.
+    """(set name, md5) that `data.dvc` names; the name is empty where none was noted; None without `data.dvc`.
 
     The name was noted together with the md5 it is of: DVC keeps `meta` when it writes another md5 beside it.
     """

@@ -1,6 +1,6 @@
 """The stages of `dvc.yaml`, each run by `dvc repro --single-item`: DVC alone decides whether there is anything to do.
 
-So running every stage here in order is `dvc repro`: the same commands, the same `dvc.lock`, one cache.
+So running every stage here in order equals `dvc repro`: the same commands, the same `dvc.lock`, one cache.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ def output_hashes(step: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def alone(say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of the flow. While another flow holds it, say who does and wait; a killed one leaves none."""
+    """Hold the lock of the flow. While another flow holds it, say which one and wait; a killed flow holds none."""
     said = None
     with contextlib.ExitStack() as stack:
         while True:

@@ -86,7 +86,7 @@ def kind(version: ModelVersion, files: Path) -> CheckResult:
     """The version belongs to the registered model it is in: that of synthetic images, or that of real ones."""
     synthetic = (evidence(files, "lineage.json") or {}).get("synthetic")
     if synthetic not in ("true", "false"):
-        return check("kind", False, "It does not say whether it was trained on synthetic images.")
+        return check("kind", False, "Its lineage.json does not say whether it was trained on synthetic images.")
     if version.tags.get("synthetic") != synthetic:
         return check("kind", False, "Its tag `synthetic` says other than lineage.json: the tag was edited.")
     expected = registered_name({"synthetic": synthetic == "true"})

@@ -1,6 +1,6 @@
 """What produced a model: code, data, split, parameters, weights and packages, as text that fits a tag.
 
-Every value is a string; what can't be known says so, so that a version always tells whether there was a commit, a
+Every value is a string. A value that can't be known says so: a version always tells whether there was a commit, a
 remote or an uncommitted change.
 """
 
@@ -37,7 +37,7 @@ NO_COMMIT = "no commit"
 
 
 def collect(weights: str) -> dict[str, str]:
-    """The lineage of what stands in the working directory, the repository root.
+    """The lineage of the files in the working directory, the repository root.
 
     Args:
         weights: `featurize.weights`, `none` or the name of a file under `weights/`.

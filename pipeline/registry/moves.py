@@ -18,7 +18,7 @@ from pipeline.runtime.errors import StageError
 from pipeline.tracking import connection, logged_model, versions
 from pipeline.tracking.versions import ModelVersion
 
-TRIES = 5  # to be the only one who promotes, where several begin in the same moment
+TRIES = 5  # to be the only one that promotes, where several begin at the same moment
 Agree = Callable[[ModelVersion, ModelVersion | None, list[CheckResult]], None]
 
 
@@ -39,7 +39,7 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
         The entry of the audit log.
 
     Raises:
-        StageError: there is no such version, it is Production already, or a check failed.
+        StageError: there is no such version, it is Production already, a check failed, or `force` has no reason.
     """
     chosen = choose(name, number)
     production = production_of(name)
@@ -65,7 +65,7 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
 def rollback(name: str, reason: str, agree: Agree) -> dict:
     """Go back to the version that was Production before the present one, by the audit log.
 
-    Its verdict and how it compares are not asked again, but it must be whole. Arguments and errors as for `promote`.
+    Verdict and comparison are not checked again, but the version must be whole. Arguments and errors as for `promote`.
     """
     before = audit_log.production_stack(audit_log.entries(name).values())
     production = production_of(name)
@@ -85,7 +85,7 @@ def rollback(name: str, reason: str, agree: Agree) -> dict:
         if found[-1].passed:
             found.append(checks.smoke_test(chosen, files))
     if failed := checks.failures(found):
-        head = f"{name} version {chosen.version} can't be gone back to"
+        head = f"{name} version {chosen.version} can't become Production again"
         raise StageError("\n".join([head, *checks.lines(failed), "  promote another version"]))
     agree(chosen, production, found)
     return _move("rollback", chosen, production, [], reason)
@@ -95,7 +95,7 @@ def recover(name: str) -> list[str]:
     """Complete or undo moves that were cut off; one sentence for each. Every command begins with it.
 
     Raises:
-        StageError: another machine may still be at it.
+        StageError: another machine may be in the middle of a move.
     """
     connection.connect()
     with connection.locked():
@@ -104,7 +104,7 @@ def recover(name: str) -> list[str]:
 
 def _recover(name: str) -> list[str]:
     notes = audit_log.notes(name).values()
-    # In the embedded store the lock says that nobody is at it; a server has clients that this lock does not hold
+    # In the embedded store the lock keeps other moves out; a server has clients on other machines, which it does not
     if not connection.is_embedded() and (busy := [note for note in notes if audit_log.age(note) < audit_log.PATIENCE]):
         note = busy[0]
         raise StageError(
@@ -134,7 +134,7 @@ def _move(action: str, to: ModelVersion, production: ModelVersion | None, overri
         if now != before:
             audit_log.delete_note(name, note)
             raise StageError(
-                f"{name} version {now} is in Production by now, not {before}: somebody was faster\n"
+                f"{name} version {now} is in Production by now, not {before}: another promotion came first\n"
                 "  `busi history` says who; look again and repeat"
             )
         versions.set_alias(name, note["to"])
@@ -143,10 +143,10 @@ def _move(action: str, to: ModelVersion, production: ModelVersion | None, overri
 
 
 def _announce(name: str, note: Mapping) -> None:
-    """Write the note, and see that it is the only one.
+    """Write the note, and make sure that it is the only one.
 
-    A server orders writes and reads: of two that write first and then read, one at least sees the other. It draws
-    back, so that never two go on; both may draw back, and try again after a random time.
+    A server orders writes and reads: of two processes that write first and then read, at least one sees the other's
+    note. That one withdraws, so never do both continue. Both may withdraw; they try again after a random time.
     """
     for _ in range(TRIES):
         audit_log.write_note(name, note)

@@ -1,4 +1,4 @@
-"""Rebuild a registered version from what it says of itself, and say whether the same comes out.
+"""Rebuild a registered version from its lineage, and compare the results.
 
 `busi reproduce VERSION` makes a scratch worktree under `.cache/reproduce/` at the version's commit, with what was
 uncommitted then and with the version's data. There `dvc repro --force` runs every stage up to `evaluate`, with a store
@@ -202,7 +202,10 @@ def run(tree: Path, *command: str) -> None:
     """Run a command in the worktree; what it prints goes to the terminal."""
     code = subprocess.run(command, cwd=tree, env=environment(tree), check=False).returncode
     if code:
-        raise StageError(f"`{' '.join(command)}` ended with {code} in {tree.relative_to(ROOT)}, which stays for a look")
+        raise StageError(
+            f"`{' '.join(command)}` ended with {code}; its message is above\n"
+            f"  the worktree stays for a look: {tree.relative_to(ROOT)}"
+        )
 
 
 def git(*arguments: str, content: bytes | None = None, check: bool = True) -> subprocess.CompletedProcess:

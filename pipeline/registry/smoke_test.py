@@ -1,7 +1,7 @@
-"""Load a model as anybody would who has only the store, and hold it against what it said at evaluation.
+"""Load a model from the store alone, and compare its predictions with those at evaluation.
 
-Run by its path, in a process of its own, with nothing of this repository imported: the code that travels with the
-model is what is tried. `python -I pipeline/registry/smoke_test.py MODEL_URI FOLDER`; FOLDER holds `smoke.json` and
+Run by its path, in a process of its own that imports nothing of this repository, so the code in the version is what is
+tested. `python -I pipeline/registry/smoke_test.py MODEL_URI FOLDER`; FOLDER holds `smoke.json` and
 the images it names. Prints one line of JSON: {"images", "largest_difference", "version"}.
 """
 

@@ -44,10 +44,10 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def scratch(folder: Path, name: str) -> Iterator[Path]:
-    """Yield a fresh folder `.name-*` below `folder` for the length of a block; folders of killed processes go too."""
+    """Yield a fresh folder `.name-*` below `folder` for a block. Removes those of killed processes too."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        # Under one lock, so that nobody takes a folder that is not locked yet for an abandoned one
+        # Under one lock: a new folder that is not locked yet would look abandoned to another process
         with locked(folder / f".{name}{_LOCK_FILE}"):
             for left in folder.glob(f".{name}-*"):
                 if left.is_dir() and not is_locked(left / _LOCK_FILE):

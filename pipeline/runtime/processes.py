@@ -30,11 +30,11 @@ def is_alive(pid: int) -> bool:
 
 
 def end_tree(process: subprocess.Popen) -> None:
-    """End a process and everything that it started, by ever harder signals, and wait for it.
+    """End a process and everything that it started, with ever stronger signals, and wait for it.
 
     Each of SIGINT, SIGTERM and SIGKILL goes to the whole tree, with `_GRACE_SECONDS` between two of them. SIGINT comes
-    first so that DVC releases its locks and a training closes its MLflow run as killed. Of a process that leads a
-    session, the members of the session whose own parent has ended are found too. A second interruption, such as
+    first so that DVC releases its locks and a training closes its MLflow run as killed. If the process leads a session,
+    members of that session whose parent has ended are found too. A second interruption, such as
     another Ctrl-C, kills the tree at once and is raised again.
     """
     tree: set[psutil.Process] = set()
@@ -68,5 +68,5 @@ def _members(pid: int) -> set[psutil.Process]:
 
 def _send(tree: set[psutil.Process], ending: signal.Signals) -> None:
     for one in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):  # which also guards against a number that was given anew
+        with contextlib.suppress(psutil.NoSuchProcess):  # raised too where the number now belongs to another process
             one.send_signal(ending)

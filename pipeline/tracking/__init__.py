@@ -5,7 +5,7 @@ What a version is worth, and which one is Production, is in `pipeline.registry`.
 
 import os
 
-# Here, since MLflow reads them at its import: no hints, links or retries that last minutes on the user's terminal
+# Set here because MLflow reads them at import. No hints and links on the terminal, and no retries that take minutes
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",

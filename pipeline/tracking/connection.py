@@ -1,4 +1,4 @@
-"""Where the tracking store is, the lock that creates things in it one process at a time, and what its errors become.
+"""The address of the tracking store, the lock under which one process at a time creates things in it, and its errors.
 
 The store is the database `mlruns/mlflow.db` with its artifacts under `mlruns/artifacts/`, both relative to the
 repository root so that the repository may be moved, unless `MLFLOW_TRACKING_URI` names another one.
@@ -85,7 +85,7 @@ def store_errors() -> Iterator[None]:
 
 
 def connect() -> mlflow.MlflowClient:
-    """Open the store, and create its database and experiment where they are missing. Comes first, once a process.
+    """Open the store, and create its database and experiment where they are missing. Call it first, once a process.
 
     Raises:
         StageError: the store refuses.

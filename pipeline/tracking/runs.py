@@ -21,7 +21,7 @@ from pipeline.tracking.connection import client, experiment_id, locked, store_er
 
 KEY_TAG = "busi.key"
 LOGGED_TAG = "busi.logged."
-UNNAMED = 12  # first digits of the key, the name of a run that nobody named
+UNNAMED = 12  # first digits of the key; they name a run that was given no name
 
 
 class Run:
@@ -74,7 +74,7 @@ class Run:
         """Log a whole training: parameters, and the epochs of `history.csv` that are not there yet.
 
         Raises:
-            ValueError: an epoch number stands twice; epochs count on from the first phase into the second.
+            ValueError: an epoch number occurs twice; the second phase continues the numbers of the first.
         """
         if history["epoch"].duplicated().any():
             raise ValueError(f"history names epochs {history['epoch'].tolist()}; expected every number once")
@@ -127,7 +127,7 @@ class Run:
         return self.tag(f"{LOGGED_TAG}train") is not None
 
     def finish(self) -> None:
-        """Close a run that was opened again only to be completed."""
+        """Close a run that was reopened to complete it."""
         with store_errors():
             if self.client.get_run(self.id).info.status != "FINISHED":
                 self.client.set_terminated(self.id)

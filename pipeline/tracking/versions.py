@@ -1,7 +1,7 @@
 """Registered versions: registering one once, reading them, and setting what may change (alias, stage, tags).
 
-`connection.connect` comes first, once a process: it makes what is missing and takes the lock for it. The functions
-that read or set leave locking to their callers.
+Call `connection.connect` first, once a process: it creates what is missing, under the lock. The functions that read or
+set leave locking to their callers.
 """
 
 import json
@@ -105,7 +105,7 @@ def production_version(name: str) -> str | None:
 
 
 def stages(name: str) -> dict[str, str]:
-    """Number to stage of each version that has one; empty where MLflow has no stages any more."""
+    """Number to stage of each version that has one; empty where this MLflow has no stages."""
     store = client()
     if not hasattr(store, "transition_model_version_stage"):
         return {}

@@ -16,7 +16,7 @@ from busi.data.layout import CLASSES
 from pipeline.runtime.errors import StageError
 from pipeline.serving.app.examples import example_image
 
-RELEASE_SECONDS = 3  # that other sessions have to finish with the old model
+RELEASE_SECONDS = 3  # for other sessions to finish with the old model
 
 
 def served_model():
