@@ -1,8 +1,8 @@
 """How good the near-duplicate detector is: `python -m benchmarks.duplicates FOLDER`, a folder in BUSI's layout.
 
-Prints the groups that `busi.data.duplicates` finds in the folder; then, for each way to alter an image, how many altered
-copies of a sample of its images land in their source's group when added to the folder, and how many pairs of such a
-copy with an unrelated image are called near-duplicates. Intervals are Wilson's at 95 %.
+Prints the groups that `busi.data.duplicates` finds in the folder. Then it adds altered copies of a sample of its images
+and prints, for each way to alter an image, how many copies land in their source's group, and how many pairs of a copy
+with an unrelated image are called near-duplicates. Intervals are Wilson's at 95 %.
 """
 
 import io

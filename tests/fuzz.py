@@ -112,7 +112,7 @@ def ask_app(case: malformed_inputs.Case, place: Path) -> None:
 
 def ask_endpoint(case: malformed_inputs.Case, place: Path) -> None:
     """One request to the scoring server as `pipeline.serve` has it, through all but the socket."""
-    answer = _endpoint().post("/invocations", content=case.content, headers={"Content-Type": "application/json"})
+    answer = endpoint().post("/invocations", content=case.content, headers={"Content-Type": "application/json"})
     if "Traceback" in answer.text or 'File \\"' in answer.text:
         raise AssertionError(f"a traceback: {answer.text[:500]}")
     if answer.status_code == 200:
@@ -355,7 +355,7 @@ def _page():
 
 
 @functools.cache
-def _endpoint():
+def endpoint():
     """A client of the scoring server on a model folder as it is registered."""
     from starlette.testclient import TestClient
 

@@ -6,7 +6,7 @@ A small phantom is run to the end twice, which gives two versions of one model, 
   is promoted. Nothing may fail, an answer must be that of its version, a session must see the old version and then the
   new one and never the old one again, and memory may grow by `GROWTH` at most over the last four fifths of the time.
   The endpoint stays with its version; so afterwards a second one is started beside it, the clients are led there, and
-  the first one ends, while the clients go on. What answers then is sent hostile requests.
+  the first one ends, while the clients go on. The endpoint that is left is sent malformed requests.
 - eight processes register, four read and one promotes and rolls back, in one embedded store, for two fifths of the
   time. Every registration must be there at the end, every reader must have seen a store that agrees with itself, and
   `busi verify --all` must find nothing.
@@ -43,7 +43,7 @@ OPEN = {
     "promote": {"not_worse_than_production": None},
 }
 CLIENTS, SESSIONS = 4, 4
-REQUESTS = 100  # hostile ones
+REQUESTS = 100  # malformed ones
 
 
 def main() -> None:
@@ -137,7 +137,7 @@ def serving(workspace: Workspace, seconds: float, seed: int) -> list[str]:
             ended.set()
             for thread in threads:
                 thread.join(120)
-        failures += hostile_requests(address, seed, files, expected)
+        failures += malformed_requests(address, seed, files, expected)
         if second.poll() is not None:
             failures.append("the endpoint has ended")
 
@@ -229,8 +229,8 @@ def sessions(seed: int) -> None:
     print(json.dumps([vars(one) for one in found]), flush=True)
 
 
-def hostile_requests(address: str, seed: int, files: dict, expected: dict) -> list[str]:
-    """Hostile requests to the living endpoint: no 5xx, no silence, and afterwards it answers as before."""
+def malformed_requests(address: str, seed: int, files: dict, expected: dict) -> list[str]:
+    """Malformed requests to the living endpoint: no 5xx, no silence, and afterwards it answers as before."""
     failures, statuses = [], Counter()
     for case in malformed_inputs.requests(seed, REQUESTS):
         try:
@@ -243,7 +243,7 @@ def hostile_requests(address: str, seed: int, files: dict, expected: dict) -> li
         statuses[status] += 1
         if isinstance(status, int) and (status >= 500 or (status != 200 and not answer.get("message"))):
             failures.append(f"endpoint: {case.what}: {status}, {str(answer)[:300]}")
-    print(f"  {REQUESTS} hostile requests: {dict(statuses)}")
+    print(f"  {REQUESTS} malformed requests: {dict(statuses)}")
     alive = Found()
     ask([address], files, expected, random.Random(seed), _Times(10), alive)
     return failures + [f"endpoint, afterwards: {error}" for error in alive.errors]

@@ -29,7 +29,7 @@ from tests.pipeline.registry import NAME, promote, working_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Streamlit's, MLflow's and their libraries' own
 
-HOSTILE = "<img src=x onerror=alert(1)> **b** [a](http:x) \n.png"
+MARKUP_NAME = "<img src=x onerror=alert(1)> **b** [a](http:x) \n.png"
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_what_is_no_scan_is_refused_with_the_reason_and_nothing_else(page, downl
 
 def test_every_file_of_a_batch_has_its_row_and_a_bad_one_its_error(page, known, downloads):
     files = [(f"scan {number}.png", file) for number, (file, _) in enumerate(known)]
-    files += [(HOSTILE, b"no image"), ("=1+2.png", (EXAMPLES / "landscape.png").read_bytes())]
+    files += [(MARKUP_NAME, b"no image"), ("=1+2.png", (EXAMPLES / "landscape.png").read_bytes())]
     files += [("bomb.png", bomb()), ("huge.png", bytes(MAX_BYTES + 1)), ("scan 0.png", known[0][0])]
     said = plain(upload(page, *files))
     assert f"{len(known) + 1} classified, 1 refused as unknown input, 3 can't be read" in said
@@ -174,7 +174,7 @@ def test_every_file_of_a_batch_has_its_row_and_a_bad_one_its_error(page, known, 
     columns = ["file", "label", *CLASSES, "accepted", "reason", "crop", "model_version", "disclaimer"]
     assert list(csv) == columns and set(csv["disclaimer"]) == {DISCLAIMER}
     names = [name for name, _ in files]
-    assert list(csv["file"]) == [*names[:-5], HOSTILE.replace("\n", "\\n"), "'=1+2.png", *names[-3:]]
+    assert list(csv["file"]) == [*names[:-5], MARKUP_NAME.replace("\n", "\\n"), "'=1+2.png", *names[-3:]]
     for number, (_, expected) in [*enumerate(known), (-1, known[0])]:
         row = csv.iloc[number]
         assert row["accepted"]

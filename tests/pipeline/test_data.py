@@ -26,6 +26,7 @@ from pipeline.ingest.version import read_version
 from pipeline.paths import ROOT
 from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT
 from pipeline.runtime.locks import locked
+from tests.folders import spread, tree
 
 
 def picture(text: str) -> bytes:
@@ -46,22 +47,11 @@ SET = {
 COUNTS = {"benign": 2, "malignant": 2, "normal": 2}
 
 
-def spread(root: Path, members: dict[str, bytes]) -> Path:
-    for name, content in members.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
-
-
 def pack(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as file:
         for name, content in members.items():
             file.writestr(name, content)
     return path
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def state() -> tuple:

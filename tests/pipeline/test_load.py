@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 import streamlit as st
@@ -68,7 +69,7 @@ def test_a_reader_waits_for_a_promotion_that_is_under_way_and_not_for_a_killed_o
     connection.connect()
     if not embedded:  # as with a server, whose clients hold no lock here: there is only the note to go by
         monkeypatch.setattr(connection, "is_locked", lambda: True)
-    note = {"id": "x", "action": "promote", "to": "2", "who": "a@b", "when": audit_log._now().isoformat()}
+    note = {"id": "x", "action": "promote", "to": "2", "who": "a@b", "when": datetime.now(UTC).isoformat()}
     begun = threading.Event()
 
     def promote_slowly():

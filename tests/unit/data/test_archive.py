@@ -20,6 +20,7 @@ from busi.data.archive import collect
 from busi.data.arrangement import arrange
 from busi.data.description import read_description
 from busi.data.members import LIMITS, Limits, Member
+from tests.folders import spread, tree
 
 GOOD = {
     "benign/benign (1).png": b"b1",
@@ -40,17 +41,6 @@ def pack(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_D
             info.compress_type = compression
             file.writestr(info, content)
     return path
-
-
-def spread(root: Path, members: dict[str, bytes]) -> Path:
-    for name, content in members.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def refused(source: Path, folder: Path, limits: Limits = LIMITS) -> str:

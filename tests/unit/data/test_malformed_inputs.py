@@ -53,7 +53,7 @@ def test_any_json_is_answered_or_refused_with_a_reason(body):
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_no_request_of_known_kind_and_length_is_refused_before_it_is_read():
-    client, good = fuzz._endpoint(), malformed_inputs.request_of([malformed_inputs.good_images()[1][1]])
+    client, good = fuzz.endpoint(), malformed_inputs.request_of([malformed_inputs.good_images()[1][1]])
     kind, length = {"Content-Type": "application/json; charset=utf-8"}, {"Content-Length": str(serve.MAX_BODY + 1)}
     for body, headers, status, reason in [
         (good, {"Content-Type": "text/csv"}, 415, "text/csv; expected application/json"),

@@ -334,22 +334,22 @@ def test_folds_that_leave_nothing_to_train_on_are_refused(folds, val):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(manifests, st.integers(0, 2**32))
-def test_dealing_at_random_keeps_the_images_and_the_size_of_each_class_in_each_part(manifest, seed):
+def test_a_random_split_keeps_the_images_and_the_size_of_each_class_in_each_part(manifest, seed):
     table = make_split(manifest, FRACTIONS, 0).table
     used = table[table["part"] != QUARANTINE]
-    dealt = split_at_random(table, seed)
-    assert sorted(dealt["path"]) == sorted(used["path"])
-    sizes = [one.groupby(["part", "label"]).size().to_dict() for one in (used, dealt)]
+    at_random = split_at_random(table, seed)
+    assert sorted(at_random["path"]) == sorted(used["path"])
+    sizes = [one.groupby(["part", "label"]).size().to_dict() for one in (used, at_random)]
     assert sizes[0] == sizes[1]
     again = split_at_random(table.sample(frac=1, random_state=seed % 1000), seed)
-    assert dealt["part"].tolist() == again["part"].tolist()
-    tested = dealt[dealt["part"] == "test"]
-    trained = set(dealt.loc[dealt["part"] == "train", "duplicate_group"])
-    assert has_twin_in_train(dealt).tolist() == [group in trained for group in tested["duplicate_group"]]
+    assert at_random["part"].tolist() == again["part"].tolist()
+    tested = at_random[at_random["part"] == "test"]
+    trained = set(at_random.loc[at_random["part"] == "train", "duplicate_group"])
+    assert has_twin_in_train(at_random).tolist() == [group in trained for group in tested["duplicate_group"]]
     assert not has_twin_in_train(used).any()
 
 
-def test_dealing_at_random_leaks_where_there_are_twins():
+def test_a_random_split_leaks_where_there_are_twins():
     table = make_split(make_manifest({label: [2] * 30 for label in CLASSES}), FRACTIONS, 0).table
     assert has_twin_in_train(split_at_random(table, 1)).mean() > 0.4
     assert split_at_random(table, 1)["part"].tolist() != split_at_random(table, 2)["part"].tolist()

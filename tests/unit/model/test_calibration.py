@@ -40,10 +40,10 @@ def test_calibration_lowers_the_calibration_error_and_keeps_accuracy():
 @given(st.integers(0, 2**32 - 1), st.floats(0.25, 4))
 def test_tempering_keeps_the_order_and_is_undone_by_the_inverse(seed, temperature):
     _, probabilities = calibrated(50, seed)
-    tempered = apply_temperature(probabilities, temperature)
-    np.testing.assert_allclose(tempered.sum(axis=1), 1)
-    np.testing.assert_array_equal(tempered.argsort(axis=1), probabilities.argsort(axis=1))
-    np.testing.assert_allclose(apply_temperature(tempered, 1 / temperature), probabilities, atol=1e-6)
+    changed = apply_temperature(probabilities, temperature)
+    np.testing.assert_allclose(changed.sum(axis=1), 1)
+    np.testing.assert_array_equal(changed.argsort(axis=1), probabilities.argsort(axis=1))
+    np.testing.assert_allclose(apply_temperature(changed, 1 / temperature), probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize("images", [15, 90, 900])

@@ -7,23 +7,8 @@ from busi.backend import keras
 from busi.data.layout import CLASSES
 from busi.model.backbone import FREEZE_LAYERS
 from busi.model.freezing import cut
-from busi.model.network import build_model, seed_everything
-
-SEED = 3
-SIZE = 32  # the smallest the network takes; what is tested does not depend on it
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
-
-
-@pytest.fixture(scope="module")
-def whole(small_backbone):
-    seed_everything(SEED)
-    return build_model(SIZE, dropout=0.5, weights=None)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
 
 
 def predicted(model, batch):

@@ -11,26 +11,14 @@ import pytest
 from busi.backend import keras
 from busi.model.backbone import FEATURE_MAPS
 from busi.model.inference import OOD_LAYERS, compile_ood_features, compile_pass, predict
-from busi.model.network import build_model, seed_everything
 
-SIZE = 32
+SIZE = 32  # of the fixtures `whole` and `pixels`
 
 
 def _flags() -> list[str]:
     """The processor's instruction sets, where the system says them."""
     information = Path("/proc/cpuinfo")
     return information.read_text().split() if information.is_file() else []
-
-
-@pytest.fixture(scope="module")
-def whole(small_backbone):
-    seed_everything(3)
-    return build_model(SIZE, dropout=0.5, weights=None)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
 
 
 def test_a_pass_gives_probabilities_feature_maps_and_channel_statistics(whole, pixels):

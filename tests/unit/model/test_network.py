@@ -14,21 +14,9 @@ from busi.model.network import build_model, load_backbone_weights, seed_everythi
 from pipeline.ingest import weights as fetched
 
 FULL = backbone.BLOCKS  # before the fixture
-SEED = 3
-SIZE = 32  # the smallest the network takes; what is tested does not depend on it
+SEED, SIZE = 3, 32  # of the fixtures `whole` and `pixels`
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
-
-
-@pytest.fixture(scope="module")
-def whole(small_backbone):
-    seed_everything(SEED)
-    return build_model(SIZE, dropout=0.5, weights=None)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
 
 
 def test_the_head_reads_every_feature_map(whole, pixels):

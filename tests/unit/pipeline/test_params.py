@@ -166,7 +166,7 @@ def test_a_fold_is_one_of_the_folds(values, tmp_path, changes, said):
         (ALIASES, "split.seed"),
     ],
 )
-def test_a_hostile_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch, text, reason):
+def test_a_malicious_file_is_refused_and_nothing_in_it_runs(tmp_path, monkeypatch, text, reason):
     """No object of Python is made; neither deep nesting nor aliases that multiply take time or memory."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(text)
