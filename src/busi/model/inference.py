@@ -12,10 +12,8 @@ import numpy as np
 
 from busi.model.backbone import FEATURE_MAPS
 
-OOD_LAYERS = (
-    "conv1_relu",
-    "pool2_pool",
-)  # later layers accept more photographs: benchmarks/unknown_input.py
+# Early layers; later ones accept more photographs, see benchmarks/unknown_input.py
+OOD_LAYERS = ("conv1_relu", "pool2_pool")
 PARALLEL = 8  # images that `predict` has in memory at once; it computes as many as TensorFlow has inter-op threads
 
 
