@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from pipeline.params import Params, read_params
-from pipeline.paths import CHECKPOINT, DVC_FILE, FEATURES, HISTORY, MODEL, ROWS, RUN, WEIGHTS
+from pipeline.paths import CHECKPOINT, DATASET, DVC_FILE, FEATURES, HISTORY, MODEL, ROWS, RUN, WEIGHTS
 from pipeline.runtime.atomic_io import atomic_write, sha256, write_csv, write_json
 from pipeline.runtime.lifecycle import stage
 
@@ -76,7 +76,9 @@ def recorded(key: str, params: Params) -> Iterator[tuple[Callable[[dict], None],
     from pipeline.dataset import read_dataset  # only for recording, as tracking is
     from pipeline.tracking import runs
 
-    with runs.run(key, name=runs.run_name(read_dataset()["name"], key)) as run:
+    # A Kubeflow step holds declared inputs only, and data/ is none of this stage; there `register` names the run
+    name = runs.run_name(read_dataset()["name"], key) if DATASET.is_file() else None
+    with runs.run(key, name) as run:
         run.log_params(params.of_training())
 
         def on_epoch(row: dict) -> None:

@@ -39,7 +39,8 @@ def test_the_steps_are_those_of_dvc_yaml_and_take_what_their_deps_name(workspace
     tasks = compiled["root"]["dag"]["tasks"]
     stages = yaml.safe_load(workspace.text("dvc.yaml"))["stages"]
     assert set(tasks) == {"data", *stages}
-    assert set(tasks["train"]["dependentTasks"]) == {"data", "featurize"}
+    assert set(tasks["train"]["dependentTasks"]) == {"featurize"}
+    assert set(tasks["register"]["dependentTasks"]) == {"data", *stages} - {"featurize", "register"}
     assert set(tasks["split"]["dependentTasks"]) == {"validate"}
     produced = tasks["train"]["inputs"]["artifacts"]["from_featurize"]["taskOutputArtifact"]
     assert produced == {"producerTask": "featurize", "outputArtifactKey": "made"}

@@ -1,12 +1,14 @@
 """The key of a training: every declared input changes it, and nothing that only records does."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.params import read_params
-from pipeline.stages.train import input_key
+from pipeline.stages.train import input_key, recorded
 
 ROOT = Path(__file__).parents[3]
 DVC = """\
@@ -67,3 +69,29 @@ def test_recording_is_none_of_the_inputs_that_dvc_yaml_declares():
     assert not [
         name for name in declared if name.startswith(("pipeline/tracking", "pipeline/registry", "src/busi/rep"))
     ]
+
+
+def test_a_training_is_recorded_also_where_only_its_declared_inputs_are(inputs, params, monkeypatch):
+    """As in a step of Kubeflow, which has no data/."""
+    from pipeline.tracking import runs
+
+    class Run:
+        def log_params(self, params):
+            pass
+
+    names = []
+
+    @contextlib.contextmanager
+    def run(key, name=None):
+        names.append(name)
+        yield Run()
+
+    monkeypatch.setattr(runs, "run", run)
+    key = input_key(params)
+    with recorded(key, params):
+        pass
+    (inputs / "data").mkdir()
+    (inputs / "data/dataset.json").write_text(json.dumps({"name": "mine", "synthetic": False}))
+    with recorded(key, params):
+        pass
+    assert names == [None, f"mine-{key[:8]}"]
