@@ -111,7 +111,7 @@ def ask_app(case: malformed_inputs.Case, place: Path) -> None:
 
 
 def ask_endpoint(case: malformed_inputs.Case, place: Path) -> None:
-    """One request to the scoring server as `pipeline.serve` has it, through all but the socket."""
+    """One request to the scoring server as `pipeline.serving.serve` has it, through all but the socket."""
     answer = endpoint().post("/invocations", content=case.content, headers={"Content-Type": "application/json"})
     if "Traceback" in answer.text or 'File \\"' in answer.text:
         raise AssertionError(f"a traceback: {answer.text[:500]}")

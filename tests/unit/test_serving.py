@@ -1,3 +1,5 @@
+"""What a registered model answers to the bytes of files."""
+
 import io
 
 import numpy as np

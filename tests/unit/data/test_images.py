@@ -1,3 +1,5 @@
+"""Reading an image file: every format and mode becomes 8-bit gray, and what is damaged or too large is refused."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_any_json_is_answered_or_refused_with_a_reason(body):
     try:
         fuzz.ask_endpoint(malformed_inputs.Case("", "body", json.dumps(body).encode()), Path())
     except ValueError as refused:
-        assert str(refused) > "body: "
+        assert re.match(r"(?s)body: .", str(refused))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,3 +1,5 @@
+"""The manifest: one row an image, masks beside it, groups and conflicts, and every problem by name."""
+
 import hashlib
 import os
 
@@ -264,7 +266,7 @@ def test_copies_share_a_group_and_two_labels_conflict(data):
     assert list(manifest["duplicate_group"].unique()) == sorted(manifest["duplicate_group"].unique())
 
 
-def test_audit_names_every_culprit_in_its_column(data):
+def test_the_validation_table_names_every_culprit_in_its_column(data):
     (data / "benign" / "benign (2)_mask.png").write_bytes(bad_images.encoded(bad_images.disc(9, 9)))
     (data / "benign" / "benign (3)_mask.png").write_bytes(bad_images.encoded(np.zeros((40, 48), bool)))
     (data / "malignant" / "malignant (1)_mask.png").unlink()
@@ -302,7 +304,7 @@ def test_audit_names_every_culprit_in_its_column(data):
     assert counts["images"].dropna().to_dict() == {"benign/": 3, "malignant/": 4, "normal/": 3}
 
 
-def test_audit_counts_unreadable_images_and_then_no_masks(data):
+def test_the_validation_table_counts_unreadable_images_and_then_no_masks(data):
     (data / "benign" / "benign (1).png").write_bytes(b"")
     table = validation_table(*build_manifest(data), dict.fromkeys(CLASSES, 3), 9).set_index("path")
     assert "empty" in table.loc["benign/benign (1).png", "unreadable_image"]
@@ -310,7 +312,7 @@ def test_audit_counts_unreadable_images_and_then_no_masks(data):
     assert table.loc["*_mask*", "found"] is None
 
 
-def test_audit_of_a_set_without_masks_expects_none(tmp_path):
+def test_the_validation_table_of_a_set_without_masks_expects_none(tmp_path):
     manifest, problems = build_manifest(bad_images.data_set(tmp_path / "data", masks=False))
     table = validation_table(manifest, problems, dict.fromkeys(CLASSES, 4), 0)
     assert table["lesion_mask"].isna().all()

@@ -1,3 +1,5 @@
+"""The gate: each rule at, above and below its threshold, and what a rule that is off still says."""
+
 import json
 import math
 

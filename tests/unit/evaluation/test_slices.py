@@ -1,3 +1,5 @@
+"""Slices of the test images: by label, annotation and tertile of size."""
+
 import numpy as np
 import pandas as pd
 

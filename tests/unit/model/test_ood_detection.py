@@ -1,3 +1,5 @@
+"""The detector of unknown input: its threshold, its distances, its file."""
+
 import zipfile
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Ports: the wanted one, or the first free one."""
+
 import socket
 
 import pytest

@@ -1,3 +1,5 @@
+"""Rebuilding a version: its own stages, its own commands, its own code."""
+
 import os
 import sys
 

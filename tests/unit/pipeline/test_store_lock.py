@@ -1,3 +1,5 @@
+"""The store's lock: a killed holder blocks nobody, a living one is named."""
+
 import multiprocessing
 import time
 
