@@ -56,7 +56,9 @@ def stage(name: str) -> Iterator[None]:
             raise
         text = str(error)
         if isinstance(error, FileNotFoundError) and error.filename:
-            text = f"{error.filename} not found\n  the stages before write it: dvc repro"
+            text = f"{error.filename} not found"
+            if name in STAGES:
+                text += "\n  the stages before write it: dvc repro"
         print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(EXTERNAL_SERVICE_EXIT if isinstance(error, ExternalServiceError) else 1)
 
