@@ -58,6 +58,12 @@ def make_metrics(accuracy=0.9, sensitivity=0.9):
     }
 
 
+def git(*arguments):
+    """Run git in the working directory, as somebody and on branch main whatever the machine is set up for."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+
 def write(path, content):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

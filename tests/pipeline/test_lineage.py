@@ -1,13 +1,12 @@
 """What lineage says of a folder: commit, changes, remote, checksums."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline.paths import DVC_LOCK
 from pipeline.registry import lineage
-from tests.pipeline.registry import write
+from tests.pipeline.registry import git, write
 
 
 @pytest.fixture
@@ -21,11 +20,6 @@ def folder(tmp_path, monkeypatch):
     write("dvc.lock", "schema: '2.0'\nstages:\n  train: {cmd: x}\n")
     write("artifacts/split/split.csv", "path,label,duplicate_group,part\n")
     return tmp_path
-
-
-def git(*arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
 
 def test_lineage_says_what_the_code_was(folder):

@@ -26,6 +26,7 @@ from tests.pipeline.registry import (
     EPOCHS,
     KEY,
     NAME,
+    git,
     make_metrics,
     mlflow_server,
     passing,
@@ -36,11 +37,6 @@ from tests.pipeline.registry import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and its libraries' own
-
-
-def git(*arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
 
 def registered():
