@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from busi.data.layout import CLASSES
-from busi.data.manifest import COLUMNS
+from busi.data.manifest import COLUMNS, build_manifest
 from pipeline.dataset import read_counted_dataset, read_dataset
 from pipeline.params import read_params
 from pipeline.paths import DATA_DOCS, MANIFEST, ROOT, VALIDATION_REPORT
@@ -165,7 +165,13 @@ def test_warnings_do_not_fail(work, capsys):
 def test_a_copy_in_another_class_that_is_not_flagged_fails(work, capsys, monkeypatch):
     data = work / "data"
     (data / "malignant" / "malignant (1).png").write_bytes((data / "normal" / "normal (1).png").read_bytes())
-    monkeypatch.setattr("busi.data.manifest._groups", lambda digests, _: np.arange(len(digests)))
+
+    def without_groups(folder):
+        manifest, problems = build_manifest(folder)
+        groups = [f"g{number:04d}" for number in range(len(manifest))]
+        return manifest.assign(duplicate_group=groups, label_conflict=False), problems
+
+    monkeypatch.setattr(validate, "build_manifest", without_groups)
     error = failing(capsys)
     assert re.findall(r"^  critical (\w+):", error, re.MULTILINE) == ["copies_flagged"]
     assert "malignant/malignant (1).png" in error
