@@ -1,4 +1,4 @@
-"""Nothing is lost when commands are killed, starved and started again: `python -m tests.fault_injection`, `make faults`.
+"""Nothing is lost when commands are killed, starved, started again: `python -m tests.fault_injection`, `make faults`.
 
 A small phantom is run to the end once; that run is the reference. Each trial is a copy of the repository in which one
 step is still to be done, so it lies in another folder than the one where the steps before were run. What ends a step is
