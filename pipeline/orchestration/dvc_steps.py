@@ -135,8 +135,8 @@ def alone(say: Callable[[str], None]) -> Iterator[None]:
                 time.sleep(POLL_SECONDS)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         write_text(HOLDER, f"PID {os.getpid()}, since {now}")
+        stack.callback(HOLDER.unlink, missing_ok=True)  # before the lock is given back
         yield
-        HOLDER.unlink(missing_ok=True)
 
 
 def wait_for_dvc(deadline: float, say: Callable[[str], None]) -> None:
