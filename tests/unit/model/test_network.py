@@ -105,6 +105,7 @@ def test_the_fetched_file_is_the_one_the_model_checks():
     assert (fetched.FILE.name, fetched.MD5) == (IMAGENET_FILE, IMAGENET_MD5)
 
 
+@pytest.mark.slow
 def test_the_backbone_is_the_published_densenet121(monkeypatch):
     monkeypatch.setattr(backbone, "BLOCKS", FULL)
 

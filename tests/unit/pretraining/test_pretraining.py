@@ -59,6 +59,7 @@ def test_a_stream_goes_on_where_another_was_left():
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # Keras only warns of what it does not load
+@pytest.mark.slow
 def test_every_task_is_learnt_from_a_step_and_a_checkpoint_has_all_of_it(tmp_path):
     keras.utils.set_random_seed(2)
     model, inside = build_pretrainer()

@@ -159,6 +159,7 @@ def test_training_figure_marks_the_kept_epoch_and_the_change_of_phase():
     assert list(accuracy.lines[1].get_ydata()) == HISTORY["val_accuracy"].tolist()
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_users_matplotlib_style(tmp_path):
     """A matplotlibrc in the working folder, which matplotlib reads, changes nothing."""
     (tmp_path / "matplotlibrc").write_text("font.size: 20\nlines.linewidth: 9\naxes.facecolor: red\nfigure.dpi: 30\n")
