@@ -131,7 +131,7 @@ def test_many_offending_files_are_counted_and_twenty_named(work, capsys):
         (work / "data" / "normal" / f"normal ({100 + number}).png").write_bytes(b"")
     error = failing(capsys)
     decodable = error.partition("critical decodable")[2]
-    assert " 30:" in decodable
+    assert "Broken by 30:" in decodable
     assert decodable.count(": the file is empty") == 20
     assert "and 10 more" in decodable
 
