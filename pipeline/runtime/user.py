@@ -1,7 +1,7 @@
 """The user whom this process runs for, where the system knows no name, no home or no usable shell of theirs.
 
-So it is in a container that is started with `--user 1234`, in a job of a cluster and in a service's account: DVC asks
-for the name in every command, MLflow for the home while it is imported, and DVC runs stages with the user's login shell.
+So it is in a container that is started with `--user 1234`, in a job of a cluster and in a service's account. DVC asks
+for the name in every command and runs stages with the login shell; MLflow asks for the home while it is imported.
 """
 
 import getpass

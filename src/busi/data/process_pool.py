@@ -4,24 +4,32 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.context import SpawnContext, SpawnProcess
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def process_pool(workers: int | None) -> Iterator[ProcessPoolExecutor]:
+def process_pool(workers: int | None) -> Iterator[Executor]:
     """A pool of `workers` fresh processes, None for one a core, for the length of a block.
 
     The processes are spawned, because forked ones would inherit the locks of the caller's threads.
 
     When the block is left by an exception, what has not begun is dropped. Ctrl-C and SIGTERM reach the caller alone.
     When the caller is killed its workers end too; otherwise they would wait for ever for a next job.
+
+    Where the system has no semaphores for processes, as in a container whose `/dev/shm` is missing, full or read-only,
+    one thread of the caller does the same work, and a line on stderr says so.
     """
-    pool = ProcessPoolExecutor(workers, _Context(), _start_worker)
+    try:
+        pool = ProcessPoolExecutor(workers, _Context(), _start_worker)
+    except OSError as error:
+        print(f"note: no pool of processes ({error.strerror}; see /dev/shm), so one core does all", file=sys.stderr)
+        pool = ThreadPoolExecutor(1)
     try:
         yield pool
     except BaseException:
