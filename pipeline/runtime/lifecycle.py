@@ -59,6 +59,8 @@ def stage(name: str) -> Iterator[None]:
             text = f"{error.filename} not found"
             if name in STAGES:
                 text += "\n  the stages before write it: dvc repro"
+        if isinstance(error, PermissionError) and error.filename:
+            text += f"\n  {_whose(Path(error.filename))}"
         print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(EXTERNAL_SERVICE_EXIT if isinstance(error, ExternalServiceError) else 1)
 
@@ -67,6 +69,15 @@ def seconds_of(stages: Iterable[str]) -> dict[str, float]:
     """How long each stage took when it last ran here, without the start of Python; one that never did is left out."""
     files = {name: TIMINGS / f"{name}.json" for name in stages}
     return {name: json.loads(file.read_text())["seconds"] for name, file in files.items() if file.is_file()}
+
+
+def _whose(path: Path) -> str:
+    """Why a file is refused: most often a run as root, with sudo or in a container, has left it."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
+    owner, ours = os.lstat(there).st_uid, os.getuid()
+    if owner == ours:
+        return f"{there} is yours but closed to you: `chmod -R u+rwX {Path.cwd()}`"
+    return f"{there} belongs to user {owner}, and you are {ours}: `sudo chown -R {ours} {Path.cwd()}` makes all yours"
 
 
 def _interrupt(number: int, frame) -> None:

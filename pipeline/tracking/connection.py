@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+import requests
 from filelock import Timeout
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -19,6 +20,7 @@ from busi import DISCLAIMER
 from pipeline.paths import STORE
 from pipeline.runtime import locks
 from pipeline.runtime.errors import ExternalServiceError, StageError
+from pipeline.tracking.remedies import remedy
 
 EXPERIMENT = "busi-densenet121"
 EXPERIMENT_TAGS = {
@@ -30,6 +32,7 @@ EMBEDDED = f"sqlite:///{DATABASE.as_posix()}"
 ARTIFACTS = STORE / "artifacts"
 LOCK = STORE / ".lock"
 LOCK_SECONDS = 600
+ANSWER_SECONDS = 5
 
 
 def store_uri() -> str:
@@ -77,19 +80,22 @@ def store_errors() -> Iterator[None]:
         else:
             is_down = isinstance(error, OperationalError)
         kind = ExternalServiceError if is_down and not is_embedded() else StageError
-        raise kind(
-            f"the tracking store {store_uri()} refused: {reason}\n"
-            "  check that it is running and of this MLflow version "
-            f"({mlflow.__version__}), or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"
-        ) from error
+        known = remedy(reason) if is_embedded() else None
+        way = known or (
+            f"check that it is running and of this MLflow version ({mlflow.__version__}), "
+            f"or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"
+        )
+        raise kind(f"the tracking store {store_uri()} refused: {reason}\n  {way}") from error
 
 
 def connect() -> mlflow.MlflowClient:
     """Open the store, and create its database and experiment where they are missing. Call it first, once a process.
 
     Raises:
+        ExternalServiceError: no server answers at the address.
         StageError: the store refuses.
     """
+    _require_answer(store_uri())
     with store_errors(), locked():
         opened = client()
         experiment_id(opened)
@@ -101,6 +107,19 @@ def store_address() -> str:
     with store_errors():
         client()
     return mlflow.get_tracking_uri()
+
+
+def _require_answer(uri: str) -> None:
+    """Ask a server for any answer: MLflow itself would wait for minutes. Whether it is the right one is seen later."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
+    except requests.RequestException as error:
+        raise ExternalServiceError(
+            f"no tracking server answers at {uri} (MLFLOW_TRACKING_URI): {type(error).__name__}\n"
+            f"  start it, correct the address, or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"
+        ) from error
 
 
 # For the modules of this sub-package only
