@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.runtime import environment
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.runtime.processes import end_with_parent
@@ -45,6 +46,8 @@ def stage(name: str) -> Iterator[None]:
         end_with_parent()
         _sweep(Path("artifacts", name))
     try:
+        if refused := environment.refusal(os.environ):
+            raise StageError(refused)
         yield
         if name in STAGES:
             write_json(TIMINGS / f"{name}.json", {"seconds": round(time.monotonic() - started, 1)})
@@ -72,12 +75,14 @@ def seconds_of(stages: Iterable[str]) -> dict[str, float]:
 
 
 def _whose(path: Path) -> str:
-    """Why a file is refused: most often a run as root, with sudo or in a container, has left it."""
-    there = next(one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one))
+    """Why a file is refused, and the way out: most often a run as root, with sudo or in a container, has left it."""
+    path = path.absolute()
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    folder = Path.cwd() if path.is_relative_to(Path.cwd()) else there
     owner, ours = os.lstat(there).st_uid, os.getuid()
     if owner == ours:
-        return f"{there} is yours but closed to you: `chmod -R u+rwX {Path.cwd()}`"
-    return f"{there} belongs to user {owner}, and you are {ours}: `sudo chown -R {ours} {Path.cwd()}` makes all yours"
+        return f"{there} is yours but closed to you: `chmod -R u+rwX {folder}`"
+    return f"{there} belongs to user {owner}, and you are {ours}: `sudo chown -R {ours} {folder}` makes it yours"
 
 
 def _interrupt(number: int, frame) -> None:

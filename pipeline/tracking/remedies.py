@@ -9,8 +9,8 @@ from pipeline.paths import STORE
 # What the reason contains, and what to do
 _REMEDIES = {
     "out-of-date database schema": (
-        f"another MLflow than this one ({mlflow.__version__}), most likely a later one, has written it; go to the commit "
-        f"of this repository that installs that MLflow, or move {STORE}/ away and `make run` registers again"
+        f"another MLflow than this one ({mlflow.__version__}), most likely a later one, has written it; go to the "
+        f"commit of this repository that installs that MLflow, or move {STORE}/ away and `make run` registers again"
     ),
     "database is locked": (
         "another program has it open for writing (a database browser, a UI, a backup); end it and repeat the command. "
