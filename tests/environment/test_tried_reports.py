@@ -1,0 +1,114 @@
+"""What others report of the tools and was tried here (docs/tried-reports.md): the faults that came out stay mended."""
+
+import errno
+import getpass
+import os
+import pwd
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from busi.data import process_pool
+from pipeline.runtime.errors import StageError
+from pipeline.runtime.lifecycle import stage
+from pipeline.runtime.user import complete_environment
+from pipeline.tracking import connection
+
+NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+
+
+@pytest.fixture
+def unknown_user(monkeypatch):
+    """As with `docker run --user 4321`: no entry in /etc/passwd, no variable that names the user or the home."""
+
+    def no_entry(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in (*NAMES, "HOME", "SHELL"):
+        monkeypatch.setenv(name, "/usr/sbin/nologin")  # so that the test's end restores each
+    for name in (*NAMES, "HOME"):
+        monkeypatch.delenv(name)
+
+
+def test_unknown_user_gets_a_name_a_home_and_a_shell(unknown_user, tmp_path):
+    complete_environment(tmp_path)
+    assert str(os.getuid()) in getpass.getuser()
+    assert Path.home() == tmp_path
+    assert subprocess.run([os.environ["SHELL"], "-c", "exit 3"], check=False).returncode == 3
+
+
+def test_known_user_keeps_name_and_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("SHELL", "/usr/sbin/nologin")
+    monkeypatch.setenv("LOGNAME", "somebody")
+    monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    complete_environment(tmp_path)
+    assert (getpass.getuser(), os.environ["HOME"]) == ("somebody", "/home/somebody")
+
+
+def test_importing_the_package_completes_the_environment():
+    clean = {name: value for name, value in os.environ.items() if name != "SHELL"}
+    seen = subprocess.run(
+        [sys.executable, "-c", "import os, pipeline; print(os.environ['SHELL'])"],
+        env=clean | {"SHELL": "/usr/sbin/nologin"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert seen.stdout.strip() == "/bin/sh"
+
+
+def test_without_semaphores_one_core_does_the_same_work(monkeypatch, capsys):
+    def refused(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(process_pool, "ProcessPoolExecutor", refused)
+    with process_pool.process_pool(2) as pool:
+        assert list(pool.map(abs, [-1, -2, -3], chunksize=2)) == [1, 2, 3]
+    assert "one core" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reason", "way"),
+    [
+        ("database is locked", "end it"),
+        ("attempt to write a readonly database", "chown"),
+        ("unable to open database file", "chown"),
+        ("Detected out-of-date database schema (found version x, but expected y)", "later"),
+    ],
+)
+def test_refusals_of_the_embedded_store_say_the_way_out(monkeypatch, reason, way):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(StageError) as caught, connection.store_errors():
+        raise sqlite3.OperationalError(reason)
+    assert reason in str(caught.value)
+    assert way in str(caught.value).splitlines()[-1]
+
+
+@pytest.mark.parametrize(("uid", "way"), [(os.getuid(), "chmod"), (os.getuid() + 4321, "chown")])
+def test_file_of_another_owner(monkeypatch, capsys, tmp_path, uid, way):
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    with pytest.raises(SystemExit), stage("versions"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "mlruns/.lock"))
+    said = capsys.readouterr().err
+    assert way in said
+    assert str(tmp_path) in said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_unusable_database_of_prefect(first):
+    home = first.folder / ".cache/prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "prefect.db").write_text("not a database of this Prefect")
+    said = first.busi("flow", "--until", "data", code=1)
+    assert "Traceback" not in said
+    assert "prefect.db away" in said
+    (home / "prefect.db").unlink()
+
+
+@pytest.mark.slow
+def test_login_shell_that_runs_nothing(first):
+    first.environment["SHELL"] = "/usr/sbin/nologin"
+    first.busi("run")
+    first.environment.pop("SHELL")
