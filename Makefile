@@ -17,6 +17,10 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export BUSI_ROOT := $(CURDIR)
 unexport PYTHONPATH PYTHONHOME
+# What listens on this machine is not reached through a proxy. An empty name in the list would stand for every host
+COMMA := ,
+export no_proxy := $(subst $() ,$(COMMA),$(strip $(subst $(COMMA), ,$(no_proxy) $(NO_PROXY)) 127.0.0.1 localhost ::1))
+export NO_PROXY := $(no_proxy)
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,10 +62,12 @@ flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='t
 	@busi flow $(call option,until,UNTIL) $(if $(value FORCE),--force) $(call option,set,SET)
 
 server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200)
+	@mkdir -p .cache
 	@prefect server start --host 127.0.0.1 --port "$${ARG_PORT:-4200}"
 
 worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a worker for its runs
+	@mkdir -p .cache
 	@python -c 'import os, urllib.request; urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=10)' \
 	  2>/dev/null || { echo "error: no Prefect server answers at $$PREFECT_API_URL; start one with make server"; exit 1; }
 	@prefect work-pool inspect busi >/dev/null || prefect work-pool create busi --type process

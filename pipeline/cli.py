@@ -478,6 +478,7 @@ def pretrain(
     ] = 1.5e-3,
     seed: Annotated[int, typer.Option(help="Of the sequence of phantoms and of the initial weights.")] = 6,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = 2,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="Of Keras: tensorflow, jax or torch.")] = "tensorflow",
     mlflow: Annotated[bool, typer.Option(help="Log the run to MLflow.")] = True,
 ) -> None:
     """Pretrain the backbone on phantoms and write it to weights/.
@@ -489,12 +490,14 @@ def pretrain(
     \b
     Examples
       busi pretrain
-      KERAS_BACKEND=jax busi pretrain --workers 12
+      busi pretrain --backend jax --workers 12
     """
     with _command("pretrain"):
         from pipeline.ingest import pretrain
 
-        pretrain.run(steps=steps, learning_rate=learning_rate, seed=seed, workers=workers, mlflow=mlflow)
+        pretrain.run(
+            steps=steps, learning_rate=learning_rate, seed=seed, workers=workers, backend=backend, mlflow=mlflow
+        )
 
 
 @app.command()

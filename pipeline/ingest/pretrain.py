@@ -1,7 +1,7 @@
 """Make weights/ultrasound.weights.h5 from phantoms: `busi pretrain`. Not a stage: its result is committed.
 
 Continues from its checkpoint under .cache/pretrain when there is one. Runs on any Keras backend, so on a GPU that JAX
-knows: `KERAS_BACKEND=jax busi pretrain --workers 12`. Beside the weights it writes how they were made,
+knows: `busi pretrain --backend jax --workers 12`. Beside the weights it writes how they were made,
 weights/ultrasound.json.
 """
 
@@ -25,6 +25,7 @@ BACKBONE = WEIGHTS / "ultrasound.weights.h5"
 MADE = WEIGHTS / "ultrasound.json"
 FOLDER = CACHE / "pretrain"
 
+BACKENDS = ("tensorflow", "jax", "torch")
 SIZE = 128  # pixels a side
 PHANTOMS = 64  # new ones a step
 WARM_UP = 100  # steps
@@ -32,7 +33,7 @@ REPORT_EVERY = 50  # steps
 CHECKPOINT_EVERY = 60  # seconds
 
 
-def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bool) -> None:
+def run(*, steps: int, learning_rate: float, seed: int, workers: int, backend: str, mlflow: bool) -> None:
     """Pretrain DenseNet121 on phantoms and export the backbone.
 
     Args:
@@ -40,11 +41,15 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, mlflow: bo
         learning_rate: peak of the schedule, a linear warm-up and then a cosine to zero.
         seed: of the sequence of phantoms and of the initial weights.
         workers: processes that render phantoms.
+        backend: of Keras; its package must be installed.
         mlflow: log the run to MLflow.
 
     Raises:
-        StageError: the checkpoint is of a run with other values.
+        StageError: the checkpoint is of a run with other values; or there is no such backend.
     """
+    if backend not in BACKENDS:
+        raise StageError(f"no Keras backend {backend!r}; expected one of {', '.join(BACKENDS)}")
+    os.environ["KERAS_BACKEND"] = backend  # before Keras is imported
     from busi.backend import keras
     from busi.pretraining.network import build_pretrainer, compile_pretrainer, export_backbone, train_step
     from busi.pretraining.phantom_stream import stream

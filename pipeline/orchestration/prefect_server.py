@@ -3,18 +3,23 @@
 import atexit
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_UI_URL, temporary_settings
 
-from pipeline.runtime.errors import StageError
+from pipeline.runtime import servers
+from pipeline.runtime.errors import ExternalServiceError, StageError
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")  # as the last line of a traceback begins
 
 
 def server() -> contextlib.AbstractContextManager:
@@ -25,31 +30,59 @@ def server() -> contextlib.AbstractContextManager:
 
     Returns:
         A context in which Prefect uses the server.
+
+    Raises:
+        ExternalServiceError: no server answers at `PREFECT_API_URL`.
     """
-    if PREFECT_API_URL.value():
+    if address := PREFECT_API_URL.value():
+        _require_answer(address)
         return contextlib.nullcontext()
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-            *("--host", HOST, "--port", str(port), "--log-level", "error"),
-        ],
-        env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},  # as Prefect does
-        start_new_session=True,
-    )
+    log = PREFECT_HOME.value() / "flow-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+                *("--host", HOST, "--port", str(port), "--log-level", "error"),
+            ],
+            env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},  # as Prefect does
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     atexit.register(process.terminate)  # after Prefect has sent its last logs and events at its own exit
-    _wait_until_up(process, f"http://{HOST}:{port}/api/health")
+    _wait_until_up(process, f"http://{HOST}:{port}/api/health", log)
     return temporary_settings({PREFECT_API_URL: f"http://{HOST}:{port}/api", PREFECT_UI_URL: ""})
 
 
-def _wait_until_up(process: subprocess.Popen, address: str) -> None:
+def _require_answer(address: str) -> None:
+    if reason := servers.silence(f"{address.rstrip('/')}/health"):
+        origin = "the variable" if "PREFECT_API_URL" in os.environ else "the profile in `prefect config view`,"
+        raise ExternalServiceError(
+            f"no Prefect server at {address} ({reason}), which {origin} PREFECT_API_URL names\n"
+            "  start it (`make server` starts one here), or unset PREFECT_API_URL: the flow then starts its own"
+        )
+
+
+def _wait_until_up(process: subprocess.Popen, address: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise StageError(f"Prefect's server ended with exit code {process.returncode}; its own message is above")
+            raise StageError(
+                f"Prefect's server ended with exit code {process.returncode}: {_reason(log)}\n"
+                f"  {log} has all of its words. Where its database is damaged, or of a later Prefect, move\n"
+                f"  {log.with_name('prefect.db')} away: it holds nothing but the record of past flow runs"
+            )
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):  # noqa: S310
             return
         time.sleep(0.1)
     raise StageError(f"Prefect's server did not answer within {START_SECONDS} s")
+
+
+def _reason(log: Path) -> str:
+    """The last exception that the server's log names, or its last line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
+    return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
-import requests
 from filelock import Timeout
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from busi import DISCLAIMER
 from pipeline.paths import STORE
-from pipeline.runtime import locks
+from pipeline.runtime import locks, servers
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.tracking.remedies import remedy
 
@@ -32,7 +31,6 @@ EMBEDDED = f"sqlite:///{DATABASE.as_posix()}"
 ARTIFACTS = STORE / "artifacts"
 LOCK = STORE / ".lock"
 LOCK_SECONDS = 600
-ANSWER_SECONDS = 5
 
 
 def store_uri() -> str:
@@ -110,16 +108,12 @@ def store_address() -> str:
 
 
 def _require_answer(uri: str) -> None:
-    """Ask a server for any answer: MLflow itself would wait for minutes. Whether it is the right one is seen later."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS)
-    except requests.RequestException as error:
+    """Raise `ExternalServiceError` where nothing answers. Whether it is the right server is seen later."""
+    if uri.startswith(("http://", "https://")) and (reason := servers.silence(f"{uri.rstrip('/')}/health")):
         raise ExternalServiceError(
-            f"no tracking server answers at {uri} (MLFLOW_TRACKING_URI): {type(error).__name__}\n"
+            f"no tracking server at {uri} ({reason}), which the variable MLFLOW_TRACKING_URI names\n"
             f"  start it, correct the address, or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"
-        ) from error
+        )
 
 
 # For the modules of this sub-package only

@@ -1,0 +1,113 @@
+"""The variables that libraries read, and what this project makes of each; docs/configuration.md lists them.
+
+`apply` runs when `pipeline` is imported, before any of these libraries: in the `busi` command, in every stage that DVC
+starts, and in what they start. Nothing here changes a result, so that a variable left over from another project must
+not either.
+"""
+
+import fnmatch
+import os
+from collections.abc import Mapping, MutableMapping
+
+from pipeline.paths import CACHE
+
+# Only one value is right: set, whatever the user's is
+FIXED = {
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "KERAS_BACKEND": "tensorflow",  # `busi pretrain --backend` names another one
+    "KERAS_HOME": str(CACHE / "keras"),  # its keras.json may change number type and layout
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # else a run ends before its metrics have arrived
+    "MPLBACKEND": "Agg",  # figures are drawn without a display
+    "MPLCONFIGDIR": str(CACHE / "matplotlib"),  # no matplotlibrc of the user's
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+# The user's value counts; this one where there is none
+DEFAULTS = {
+    "DASK_CONFIG": str(CACHE / "dask"),
+    "DASK_LOGGING__DISTRIBUTED": "warning",
+    "DASK_TEMPORARY_DIRECTORY": str(CACHE / "dask"),
+    "DO_NOT_TRACK": "1",
+    "DVC_SITE_CACHE_DIR": str(CACHE / "dvc"),
+    "KAGGLEHUB_CACHE": str(CACHE / "kagglehub"),
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's own 7 take minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; MLflow's own are 120
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PREFECT_HOME": str(CACHE / "prefect"),
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+# Would change what is computed, or where it is recorded: removed. Patterns as of the shell
+REMOVED = {
+    "KERAS_DISTRIBUTION_*": "trains on other machines",
+    "KERAS_MAX_EPOCHS": "ends training early",
+    "KERAS_MAX_STEPS_PER_EPOCH": "ends training early",
+    "KERAS_NNX_ENABLED": "is for another backend",
+    "MATPLOTLIBRC": "changes the figures",
+    "MLFLOW_BACKEND_STORE_URI": "gives the UI another store",
+    "MLFLOW_DEFAULT_ARTIFACT_ROOT": "puts artifacts elsewhere",
+    "MLFLOW_EXPERIMENT_ID": "records runs in another experiment",
+    "MLFLOW_EXPERIMENT_NAME": "records runs in another experiment",
+    "MLFLOW_REGISTRY_DIR": "puts models elsewhere",
+    "MLFLOW_RUN_CONTEXT": "adds tags to runs",
+    "MLFLOW_RUN_ID": "writes into another run",
+    "MLFLOW_SERVER_*": "opens the UI to other machines or sites",
+    "MLFLOW_TRACKING_DIR": "puts runs elsewhere",
+    "NVIDIA_TF32_OVERRIDE": "changes the last digits of results",
+    "STREAMLIT_*": "opens the app to other machines, or turns its checks off",
+    "TF_DISABLE_MKL": "changes the last digits of results",
+    "TF_ENABLE_AUTO_MIXED_PRECISION*": "computes in half precision",
+    "TF_ENABLE_ONEDNN_OPTS": "changes the last digits of results",
+    "TF_USE_LEGACY_KERAS": "loads another Keras",
+    "TF_XLA_FLAGS": "changes the last digits of results",
+    "XLA_FLAGS": "changes the last digits of results",
+}
+
+# Refused unless it equals the other, because a version is looked for where its run is
+TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # never reached through a proxy
+
+
+def apply(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what is fixed, fill in defaults, remove what is listed, and keep loopback from the proxy; in place."""
+    for name in unwanted(environment):
+        del environment[name]
+    environment.update(FIXED)
+    for name, value in DEFAULTS.items():
+        environment.setdefault(name, value)
+    direct = without_proxy(environment)
+    environment["no_proxy"] = environment["NO_PROXY"] = direct  # some libraries read one, some the other
+
+
+def unwanted(environment: Mapping[str, str]) -> list[str]:
+    """The variables that `apply` removes, sorted."""
+    return sorted(name for name in environment if any(fnmatch.fnmatchcase(name, pattern) for pattern in REMOVED))
+
+
+def overridden(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that `apply` gives another value than the user's, with that value."""
+    return {name: value for name, value in FIXED.items() if environment.get(name, value) != value}
+
+
+def refusal(environment: Mapping[str, str]) -> str | None:
+    """What can't work with these variables and what to do, or None."""
+    registry, tracking = environment.get(REGISTRY), environment.get(TRACKING)
+    if not registry or registry.rstrip("/") == (tracking or "").rstrip("/"):
+        return None
+    return (
+        f"{REGISTRY} is {registry}, {TRACKING} is {tracking or 'not set'}: runs and versions in two stores\n"
+        f"  are not supported; unset {REGISTRY}, or set both to the same address"
+    )
+
+
+def without_proxy(environment: Mapping[str, str]) -> str:
+    """The hosts that no proxy is asked for: the user's, and `LOOPBACK`; separated by commas."""
+    named = ",".join(environment.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    hosts = [host for host in (part.strip() for part in named.split(",")) if host]
+    return ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
