@@ -69,7 +69,7 @@ def test_a_second_store_is_refused_before_any_work():
     other = {"MLFLOW_TRACKING_URI": "http://a:5000", "MLFLOW_REGISTRY_URI": "http://b:5000"}
     assert "MLFLOW_REGISTRY_URI" in environment.refusal(other)
     assert "MLFLOW_REGISTRY_URI" in environment.refusal({"MLFLOW_REGISTRY_URI": "http://b:5000"})
-    assert environment.refusal({name: "http://a:5000" for name in other}) is None
+    assert environment.refusal(dict.fromkeys(other, "http://a:5000")) is None
     assert environment.refusal({"MLFLOW_TRACKING_URI": "http://a:5000"}) is None
     for command in ("pipeline.cli", "pipeline.stages.split"):
         program = f"import runpy, sys; sys.argv[1:] = ['versions']; runpy.run_module({command!r}, run_name='__main__')"
