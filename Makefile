@@ -17,6 +17,9 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export BUSI_ROOT := $(CURDIR)
 unexport PYTHONPATH PYTHONHOME
+# A user whom the system does not know, as in a container, has neither; DVC asks for the name, pip and MLflow for the home
+export USER := $(or $(USER),$(firstword $(shell id -un 2>/dev/null || id -u)))
+export HOME := $(or $(HOME),$(CURDIR)/.cache/home)
 # What listens on this machine is not reached through a proxy. An empty name in the list would stand for every host
 COMMA := ,
 export no_proxy := $(subst $() ,$(COMMA),$(strip $(subst $(COMMA), ,$(no_proxy) $(NO_PROXY)) 127.0.0.1 localhost ::1))
@@ -40,7 +43,8 @@ $(ENV): requirements.lock
 	  | awk '/^Collecting/ {printf "\r  %d packages", ++n} /^Installing/ {printf ", unpacking"} {fflush()} END {print ""}'
 	@# The project itself, with the command `busi`
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	@# A lock file from the future, by a clock that ran ahead, would otherwise install again at every call
+	@touch $@; test ! requirements.lock -nt $@ || touch -r requirements.lock $@
 
 # What is typed behind a variable reaches the command as it is typed: neither make nor the shell expands it. Each variable
 # is exported as ARG_NAME with its unexpanded text, and recipes name it in quotes.

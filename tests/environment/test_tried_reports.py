@@ -4,9 +4,11 @@ import errno
 import getpass
 import os
 import pwd
+import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from pipeline.runtime.lifecycle import stage
 from pipeline.runtime.user import complete_environment
 from pipeline.tracking import connection
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 
 
@@ -94,6 +97,36 @@ def test_file_of_another_owner(monkeypatch, capsys, tmp_path, uid, way):
     said = capsys.readouterr().err
     assert way in said
     assert str(tmp_path) in said.splitlines()[-1]
+
+
+STUB = """#!/bin/sh
+test "$2" != venv || { mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo installed >> log; }
+"""
+
+
+def test_lock_file_from_the_future_installs_once(tmp_path):
+    """Time stamps as a clock leaves them that ran ahead, as in Windows' Linux after sleep."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / "stub"
+    python.write_text(STUB)
+    python.chmod(0o755)
+    lock = tmp_path / "requirements.lock"
+    lock.touch()
+    ahead = time.time() + 3600
+    os.utime(lock, (ahead, ahead))
+    for _ in range(2):
+        subprocess.run(["make", "env", "PYTHON=./stub"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "log").read_text() == "installed\n"
+
+
+@pytest.mark.parametrize("name", ["USER", "HOME"])
+def test_make_knows_a_user(name):
+    clean = {key: value for key, value in os.environ.items() if key not in NAMES and key != "HOME"}
+    seen = subprocess.run(
+        ["make", "-s", "--eval", f'show-it: ; @printf %s "$${name}"', "show-it"],
+        cwd=ROOT, env=clean, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert len(seen.stdout.split()) == 1
 
 
 @pytest.mark.slow
