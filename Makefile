@@ -121,7 +121,7 @@ predict: $(ENV) ## Classify images with the Production model: make predict FILES
 	@test -n "$$ARG_FILES" || { echo "error: FILES is missing; make predict FILES='scan.png folder'"; exit 1; }
 	@busi predict $(call option,files,FILES) $(MODEL_ARG)
 
-serve: $(ENV) ## Serve the Production model over REST on this machine (PORT=5001)
+serve: $(ENV) ## Serve the Production model over REST on this machine (PORT=8080; without it 5001 or the next free one)
 	@busi serve $(call option,port,PORT) $(MODEL_ARG)
 
 card: $(ENV) ## Export a version's model card as Markdown (VERSION=3)

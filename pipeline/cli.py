@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from pipeline.paths import PARAMS
+from pipeline.runtime import terminal
 from pipeline.runtime.errors import StageError
 from pipeline.runtime.lifecycle import STAGES, stage
 
@@ -385,7 +386,12 @@ def predict(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5001,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port on this machine. Left out: 5001, or the next free one.", show_default=False
+        ),
+    ] = None,
     model: Model = None,
 ) -> None:
     """Serve the Production model over REST, until Ctrl-C.
@@ -550,6 +556,7 @@ def _command(name: str) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line and end the process. Wrong usage is one line on stderr and exit code 2."""
+    terminal.prepare()
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = app(arguments, prog_name="busi", standalone_mode=False)

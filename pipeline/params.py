@@ -197,13 +197,21 @@ def read_params(path: Path = PARAMS) -> Params:
 
 
 def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
-    """Write values into the file as if it had been edited by hand: comments stay, and the whole is checked first.
+    """Write values into the file as if it had been edited by hand: comments stay. Arguments and errors as `overridden`.
+
+    After an error the file is as it was.
+    """
+    write_text(path, overridden(changes, path))
+
+
+def overridden(changes: Mapping[str, object], path: Path = PARAMS) -> str:
+    """The file's text with other values, checked.
 
     Args:
         changes: dotted key to value, `{"train.seed": 3}`.
 
     Raises:
-        StageError: as `read_params`, before or after the change; the file is as it was.
+        StageError: as `read_params`, before or after the change.
     """
     from ruamel.yaml import YAML  # the YAML library that DVC edits with; it keeps comments
 
@@ -225,7 +233,7 @@ def override(changes: Mapping[str, object], path: Path = PARAMS) -> None:
     text = io.StringIO()
     editor.dump(values, text)
     _check(text.getvalue(), f"{path} with {', '.join(f'{key}={value!r}' for key, value in changes.items())}")
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def _check(text: str, source: str) -> Params:

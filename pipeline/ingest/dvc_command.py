@@ -17,7 +17,10 @@ _BROKEN_LOCK = re.compile(r"dvc\.lock' (is invalid|validation failed)")
 def dvc(*arguments: str) -> subprocess.CompletedProcess:
     """Run a DVC command to its end, again after `mend`; its output is text in `stdout` and `stderr`."""
     while True:
-        done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments], capture_output=True, encoding="utf-8", errors="replace",
+            check=False,
+        )  # fmt: skip
         if not (done.returncode and (mended := mend(done.stderr))):
             return done
         print(mended)

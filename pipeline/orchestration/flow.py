@@ -30,7 +30,7 @@ from pipeline.orchestration.dvc_steps import (
 from pipeline.orchestration.flow_artifacts import CACHED, notify, write_artifacts
 from pipeline.orchestration.prefect_server import server
 from pipeline.params import Flow as Settings
-from pipeline.params import override, read_params
+from pipeline.params import overridden, override, read_params
 from pipeline.runtime.errors import ExternalServiceError, StageError
 
 NEXT_CHANGE = re.compile(r"\s+(?=[\w.]+=)")  # between two KEY=VALUE in one text
@@ -128,8 +128,11 @@ def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
         until, force, overrides: as `run_stages` takes them.
 
     Raises:
-        StageError: the flow was cancelled, or Prefect's server did not start.
+        StageError: there is no such step or parameter, the flow was cancelled, or Prefect's server did not start.
     """
+    plan(until)
+    if overrides:
+        overridden(overrides)  # a wrong word is refused before the server starts
     try:
         with server():
             state = run_stages(until, force, dict(overrides) or None, return_state=True)

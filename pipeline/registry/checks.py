@@ -124,7 +124,7 @@ def smoke_test(version: ModelVersion, files: Path) -> CheckResult:
             done = subprocess.run(
                 [sys.executable, "-I", str(SMOKE_SCRIPT), uri, str(images.resolve())],
                 env={**os.environ, "MLFLOW_TRACKING_URI": connection.store_address()},
-                capture_output=True, text=True, timeout=SMOKE_SECONDS, check=False,
+                capture_output=True, encoding="utf-8", errors="replace", timeout=SMOKE_SECONDS, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return check(SMOKE, False, f"It did not answer within {SMOKE_SECONDS} s.")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.runtime import environment
+from pipeline.runtime import environment, terminal
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.runtime.processes import end_with_parent
@@ -37,6 +37,7 @@ def stage(name: str) -> Iterator[None]:
     Ctrl-C, SIGTERM and SIGHUP end it with `INTERRUPTED_EXIT`, after clean-up. Errors of other types are bugs and keep
     their traceback; so do all with BUSI_TRACEBACK=1. How long one of `STAGES` took is left in `TIMINGS`.
     """
+    terminal.prepare()
     started = time.monotonic()
     if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
         for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -49,6 +50,7 @@ def stage(name: str) -> Iterator[None]:
         if refused := environment.refusal(os.environ):
             raise StageError(refused)
         yield
+        sys.stdout.flush()  # a full disk is an error, and said below
         if name in STAGES:
             write_json(TIMINGS / f"{name}.json", {"seconds": round(time.monotonic() - started, 1)})
     except KeyboardInterrupt:

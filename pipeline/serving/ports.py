@@ -1,41 +1,61 @@
 """Where the app, the MLflow UI and the REST endpoint listen: on this machine only, on a port that is free."""
 
+import errno
 import socket
+
+import psutil
 
 from pipeline.runtime.errors import StageError
 
 HOST = "127.0.0.1"
 APP_PORTS = range(8501, 8600)  # tried in order, where the user names none
 UI_PORTS = range(5000, 5100)
-MEND = "name another one: --port PORT, or PORT=... with make"
+SERVE_PORTS = range(5001, 5100)
+MEND = "name another one (--port PORT, or PORT=... with make), or leave it out: then a free one is taken"
 
 
 def choose_port(wanted: int | None, offered: range) -> int:
     """The port that is wanted, or the first free one of `offered` where none is.
 
     Raises:
-        StageError: the wanted port is taken, or all that are offered are.
+        StageError: the wanted port is taken or not allowed, or all that are offered are taken.
     """
     if wanted is not None:
-        require_free(wanted)
+        if reason := _refused(wanted):
+            raise StageError(f"port {wanted} {reason}\n  {MEND}")
         return wanted
     for port in offered:
-        if _is_free(port):
+        if _refused(port) is None:
             return port
-    raise StageError(f"no port from {offered[0]} to {offered[-1]} is free\n  {MEND}")
+    raise StageError(
+        f"no port from {offered[0]} to {offered[-1]} is free\n  name one: --port PORT, or PORT=... with make"
+    )
 
 
-def require_free(port: int) -> None:
-    """Raise a `StageError` when a port is taken."""
-    if not _is_free(port):
-        raise StageError(f"port {port} is taken\n  {MEND}")
+def holder(port: int) -> str:
+    """The program that listens on a port of this machine, `python3.11, process 123`; empty where it can't be known."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS tells only the administrator
+        return ""
+    for one in connections:
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
+            try:
+                return f"{psutil.Process(one.pid).name()}, process {one.pid}"
+            except psutil.Error:
+                return f"process {one.pid}"
+    return ""
 
 
-def _is_free(port: int) -> bool:
+def _refused(port: int) -> str | None:
+    """Why nothing can listen on a port, or None."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                return "is not allowed to this user; ports below 1024 are the system's"
+            found = holder(port)
+            return f"is taken by {found}" if found else "is taken"
+    return None

@@ -19,7 +19,7 @@ from busi.serving import MAX_BYTES
 from pipeline.paths import STORE
 from pipeline.registry import names, verify
 from pipeline.runtime.errors import StageError
-from pipeline.serving.ports import HOST, require_free
+from pipeline.serving.ports import HOST, SERVE_PORTS, choose_port
 from pipeline.tracking import connection, logged_model
 
 MAX_BODY = MAX_BYTES // 3 * 4 + 1_000_000  # one image of the largest size in base64, and some more
@@ -33,8 +33,10 @@ CURL = """\
 EXAMPLE = "pipeline/serving/examples/benign.png"
 
 
-def run(port: int, model: str | None) -> None:
+def run(port: int | None, model: str | None) -> None:
     """Serve the Production model of `model`, by default that of the data set, on this machine until Ctrl-C.
+
+    Without `port`, on the first free one of `SERVE_PORTS`.
 
     Raises:
         StageError: the port is taken, there is no usable Production model, or the server did not start.
@@ -42,7 +44,7 @@ def run(port: int, model: str | None) -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        require_free(port)
+        port = choose_port(port, SERVE_PORTS)
         connection.connect()
         name = model or names.default_name()
         print(f"verifying the Production version of {name}", flush=True)
