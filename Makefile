@@ -33,16 +33,16 @@ env: $(ENV) ## Install the locked environment into .venv
 # By a Python outside .venv: one that clears its own environment makes one that links to itself
 $(ENV): export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 $(ENV): requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14) and f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
 	@test ! -L .venv || { echo "error: .venv is a link to $$(readlink .venv), which installing would empty; remove the link"; exit 1; }
 	@echo "installing the environment into .venv (2 to 3 minutes, 3 GB)"
 	@$(PYTHON) -m venv --clear .venv
 	@# As constraints too: else pip takes the newest release for a package that another one asks for with an extra
-	@set -o pipefail; .venv/bin/python -m pip install --disable-pip-version-check --require-hashes \
+	@set -o pipefail; .venv/bin/python pipeline/runtime/pip_install.py --require-hashes \
 	  -r requirements.lock -c requirements.lock \
 	  | awk '/^Collecting/ {printf "\r  %d packages", ++n} /^Installing/ {printf ", unpacking"} {fflush()} END {print ""}'
 	@# The project itself, with the command `busi`
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@.venv/bin/python pipeline/runtime/pip_install.py --quiet --no-deps --no-build-isolation --editable .
 	@# A lock file from the future, by a clock that ran ahead, would otherwise install again at every call
 	@touch $@; test ! requirements.lock -nt $@ || touch -r requirements.lock $@
 
@@ -143,7 +143,7 @@ results: $(ENV) ## Measure rows of docs/results.md: make results ROW='hog imagen
 
 kubeflow: $(ENV) ## Compile the stages into a Kubeflow pipeline: make kubeflow IMAGE=registry/busi:tag (installs kfp)
 	@test -n "$$ARG_IMAGE" || { echo "error: IMAGE is missing; make kubeflow IMAGE=registry/busi:tag"; exit 1; }
-	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubeflow.lock -c requirements.lock
+	@python pipeline/runtime/pip_install.py --quiet --require-hashes -r requirements-kubeflow.lock -c requirements.lock
 	@busi kubeflow $(call option,image,IMAGE)
 
 bench: $(ENV) ## Measure speed and memory beside the alternatives; about 50 minutes (IMAGES=folder, QUICK=1)
@@ -153,7 +153,7 @@ test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, 
 	@python -m pytest $(if $(FAST),-m "not slow" tests/unit)
 
 fuzz: $(ENV) ## Fuzz every reader with malformed files, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
-	@python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock -c requirements.lock \
+	@python pipeline/runtime/pip_install.py --quiet --require-hashes -r requirements-fuzz.lock -c requirements.lock \
 	  || echo "atheris can't be installed here; the searches guided by coverage are left out"
 	@python -m tests.fuzz --seed "$${ARG_SEED:-1}" --guided "$${ARG_GUIDED:-600}"
 
