@@ -1,7 +1,8 @@
 """`pip install` for `make env`: the user's package index counts, whatever else pip is set to does not.
 
 Run as a script, by the environment's own Python, before anything is installed: `python pip_install.py ARGUMENTS`.
-A `user`, `target` or `constraint` in pip.conf or in a variable would install elsewhere, or other versions than the lock.
+A `user`, `target` or `constraint` in pip.conf or in a variable would install elsewhere, or other versions than those of
+the lock.
 """
 
 import ast
