@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
-  app reproduce crossval results kubeflow bench test fuzz faults load lint audit lock
+  app reproduce crossval results kubeflow bench doctor test fuzz faults load lint audit lock
 
 PYTHON ?= python3
 ENV := .venv/.installed
@@ -162,6 +162,10 @@ faults: $(ENV) ## Fault injection: kill, starve and move the pipeline, and repea
 
 load: $(ENV) ## Load test: many clients of the endpoint and the app, a promotion, many processes in one store (SECONDS=300, SEED=1)
 	@python -m tests.load --seconds "$${ARG_SECONDS:-300}" --seed "$${ARG_SEED:-1}"
+
+# Without the environment too, whose absence is then what it finds
+doctor: ## Find out what is wrong with this machine and checkout, and what to do
+	@if test -x .venv/bin/python; then .venv/bin/python -m pipeline.doctor; else $(PYTHON) -m pipeline.doctor; fi
 
 lint: $(ENV) ## Check style and common errors
 	@ruff check . && ruff format --check .

@@ -507,6 +507,24 @@ def pretrain(
 
 
 @app.command()
+def doctor() -> None:
+    """Find out what is wrong with this machine and checkout.
+
+    Looks at Python, packages, programs, variables, disk, memory, ports, git, configuration files, data, store and
+    servers, and says what to do about each finding. Changes nothing and takes seconds. The exit code is 0 when
+    nothing would stop the pipeline, and 1 otherwise.
+
+    \b
+    Examples
+      busi doctor
+    """
+    from pipeline.doctor import report
+
+    terminal.prepare()  # not `_command`, which refuses what this command is to explain
+    raise typer.Exit(report.run())
+
+
+@app.command()
 def summary() -> None:
     """Say what the last run reached, and what to do next.
 

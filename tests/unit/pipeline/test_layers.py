@@ -27,6 +27,7 @@ PIPELINE = {
     "stages": STAGES_USE,
     "orchestration": STAGES_USE | {"stages"},
     "serving": {"runtime", "tracking", "registry"},
+    "doctor": {"runtime", "serving"},
 }
 ROOT_MODULES = {"params", "paths", "dataset", "cli"}  # of pipeline
 MOST_LINES = 320  # a file does one job
