@@ -16,7 +16,7 @@ user.complete_environment(CACHE / "home")
 
 
 def _say_in_short(kind: type[BaseException], error: BaseException, trace) -> None:
-    """No traceback for what happens while packages are imported: Ctrl-C, and a package that is not installed."""
+    """No traceback for what happens while packages are imported: Ctrl-C, a package that is not installed, no memory."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if issubclass(kind, KeyboardInterrupt):
         print("\ninterrupted", file=sys.stderr)
@@ -24,6 +24,12 @@ def _say_in_short(kind: type[BaseException], error: BaseException, trace) -> Non
         print(
             f"error: {sys.executable} lacks the project's packages ({package})\n"
             "  run `make env` once, then `. .venv/bin/activate`, and repeat the command",
+            file=sys.stderr,
+        )
+    elif issubclass(kind, ImportError) and "failed to map segment" in str(error):
+        print(
+            f"error: {error}\n"
+            "  there is too little memory for it (see `ulimit -v`), or .venv is on a disk mounted with noexec",
             file=sys.stderr,
         )
     else:

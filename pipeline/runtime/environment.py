@@ -31,6 +31,7 @@ DEFAULTS = {
     "DASK_TEMPORARY_DIRECTORY": str(CACHE / "dask"),
     "DO_NOT_TRACK": "1",
     "DVC_SITE_CACHE_DIR": str(CACHE / "dvc"),
+    "HDF5_USE_FILE_LOCKING": "FALSE",  # weights are only read here, also on a network disk without locks
     "KAGGLEHUB_CACHE": str(CACHE / "kagglehub"),
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's own 7 take minutes

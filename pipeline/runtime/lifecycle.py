@@ -1,6 +1,7 @@
 """How a command or stage begins and ends: signals, error messages, exit codes, time taken."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -66,6 +67,8 @@ def stage(name: str) -> Iterator[None]:
                 text += "\n  the stages before write it: dvc repro"
         if isinstance(error, PermissionError) and error.filename:
             text += f"\n  {_whose(Path(error.filename))}"
+        if isinstance(error, OSError) and error.errno == errno.ENOLCK:
+            text += "\n  this disk, most likely one on a network, can't lock files; move the repository to a local disk"
         print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(EXTERNAL_SERVICE_EXIT if isinstance(error, ExternalServiceError) else 1)
 

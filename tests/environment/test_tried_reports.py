@@ -1,6 +1,7 @@
 """What others report of the tools and was tried here (docs/tried-reports.md): the faults that came out stay mended."""
 
 import errno
+import fcntl
 import getpass
 import os
 import pwd
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 
 from busi.data import process_pool
@@ -127,6 +129,32 @@ def test_make_knows_a_user(name):
         cwd=ROOT, env=clean, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert len(seen.stdout.split()) == 1
+
+
+def test_disk_without_locks(capsys):
+    with pytest.raises(SystemExit), stage("versions"):
+        raise OSError(errno.ENOLCK, "No locks available")
+    assert "local disk" in capsys.readouterr().err
+
+
+def test_weights_are_read_where_nothing_can_be_locked(tmp_path):
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = 1
+    code = f"import pipeline, h5py; print(h5py.File({str(path)!r})['a'][()])"
+    clean = {name: value for name, value in os.environ.items() if name != "HDF5_USE_FILE_LOCKING"}
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+def test_library_that_can_not_be_loaded():
+    code = "import pipeline; raise ImportError('libtensorflow.so: failed to map segment from shared object')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "noexec" in done.stderr
 
 
 @pytest.mark.slow
