@@ -74,10 +74,14 @@ def show(version: int | None, model: str | None) -> None:
     overrides = sorted(tag for tag in chosen.tags if tag.startswith("override."))
     for tag in (*TAGS, *lineage.FIELDS, *overrides):
         print(f"{tag:<18} {chosen.tags.get(tag, 'not recorded')}")
+    commit = chosen.tags.get("commit", lineage.NOT_RECORDED)
+    if not lineage.is_commit(commit):
+        print("\nit can't be rebuilt, because its commit is not recorded")
+        return
     print("\nto rebuild it beside the working tree and compare")
     print(f"  busi reproduce {chosen.version} --model {name}")
     print("to go back to it by hand")
-    print(f"  git checkout {chosen.tags.get('commit', 'COMMIT')} && dvc checkout && dvc repro")
+    print(f"  git checkout {commit} && dvc checkout && dvc repro")
 
 
 def card(version: int | None, output: Path | None, model: str | None) -> None:

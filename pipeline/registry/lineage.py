@@ -7,17 +7,17 @@ remote or an uncommitted change.
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import subprocess
+import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from pipeline.dataset import read_dataset
 from pipeline.paths import DATA_DVC, DVC_FILE, DVC_LOCK, PARAMS, SPLIT, WEIGHTS
+from pipeline.runtime import git
+from pipeline.runtime.errors import StageError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "pillow", "scikit-learn", "mlflow", "dvc")
 
@@ -32,8 +32,6 @@ DECIDES = (*map(str, (DVC_FILE, PARAMS, DATA_DVC)), "pipeline", "src", str(WEIGH
 
 UNCOMMITTED = "uncommitted.patch"  # the name of `uncommitted()`'s file beside a registered model
 NOT_RECORDED = "not recorded"
-NO_REPOSITORY = "not a git repository"
-NO_COMMIT = "no commit"
 
 
 def collect(weights: str) -> dict[str, str]:
@@ -83,17 +81,31 @@ def uncommitted() -> str:
     """What decides a run and differs from the commit, as a patch that `git apply` takes; empty when nothing does.
 
     New files are in it. Files that decide nothing are not: they may hold what should not leave this machine.
+
+    Raises:
+        StageError: git can't apply the patch to the commit, or it is not UTF-8, so that nobody could rebuild the
+            version from it.
     """
-    if _git("rev-parse", "--verify", "--quiet", "HEAD") is None:
+    if git.state() is not git.Checkout.WHOLE:
         return ""
     with tempfile.TemporaryDirectory() as folder:
         # An index of its own: the user's staged changes are left as they are
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git("read-tree", "HEAD", environment=index)
+        git.call("read-tree", "HEAD", environment=index)
         present = [path for path in DECIDES if Path(path).exists()]
-        _git("add", "--all", "--", *present, environment=index)
-        patch = _git("diff", "--cached", "--binary", "HEAD", "--", *DECIDES, environment=index)
-    return f"{patch}\n" if patch else ""
+        git.call("add", "--all", "--", *present, environment=index)
+        patch = git.call(*git.PATCH, "--cached", "HEAD", "--", *DECIDES, environment=index).stdout
+        git.call("read-tree", "HEAD", environment=index)
+        tried = git.call("apply", "--cached", "--check", "-", content=patch, environment=index) if patch else None
+    try:
+        if tried is not None and tried.returncode:
+            raise ValueError(tried.stderr.decode(errors="replace").strip())
+        return patch.decode("utf-8")
+    except ValueError as error:
+        raise StageError(
+            f"what differs from the commit can't be kept as a patch, so the version could not be rebuilt: {error}\n"
+            "  commit the changes, and repeat"
+        ) from error
 
 
 def md5(path: Path) -> str:
@@ -119,6 +131,11 @@ def lock_md5(path: Path) -> str:
     return hashlib.md5(json.dumps(lock, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
+def is_commit(recorded: str) -> bool:
+    """Whether a version's tag `commit` names one; else it says why it does not."""
+    return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", recorded) is not None
+
+
 def without_credentials(url: str) -> str:
     """A remote's URL without user name, password or token.
 
@@ -140,19 +157,16 @@ def _locked() -> str:
 
 
 def _code() -> dict[str, str]:
-    inside = _git("rev-parse", "--show-toplevel")
-    if inside is None or Path(inside).resolve() != Path.cwd().resolve():
-        return {"commit": NO_REPOSITORY, "tree": NO_REPOSITORY, "remote": NO_REPOSITORY}
-    return {
-        "commit": _git("rev-parse", "--verify", "--quiet", "HEAD") or NO_COMMIT,
-        "tree": _tree(),
-        "remote": _remote(),
-    }
+    checkout = git.state()
+    if checkout is git.Checkout.WHOLE or checkout is git.Checkout.WITHOUT_COMMIT:
+        commit = git.text("rev-parse", "--verify", "--quiet", "HEAD") or f"{NOT_RECORDED}: {checkout.sentence()}"
+        return {"commit": commit, "tree": _tree(), "remote": _remote()}
+    return {"commit": f"{NOT_RECORDED}: {checkout.sentence()}", "tree": NOT_RECORDED, "remote": NOT_RECORDED}
 
 
 def _tree() -> str:
     """`clean`, or what differs from the commit. What a run itself writes (`dvc.lock`, `reports/`) is not a change."""
-    listed = _git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", ".", *RUN_WRITES)
+    listed = git.text("status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", ".", *RUN_WRITES)
     if listed is None:
         return NOT_RECORDED
     changed = sorted(entry[3:] for entry in listed.split("\0") if entry)
@@ -163,23 +177,11 @@ def _tree() -> str:
 
 
 def _remote() -> str:
-    names = (_git("remote") or "").split()
+    names = (git.text("remote") or "").split()
     if not names:
         return "none"
     name = "origin" if "origin" in names else names[0]
-    return without_credentials(_git("config", "--get", f"remote.{name}.url") or "none")
-
-
-def _git(*arguments: str, environment: Mapping[str, str] | None = None) -> str | None:
-    """What git prints, without the final newline; None when it fails or is not installed."""
-    variables = {**os.environ, **(environment or {})}
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, errors="replace", check=False, env=variables
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+    return without_credentials(git.text("config", "--get", f"remote.{name}.url") or "none")
 
 
 def _data_md5() -> str:

@@ -21,6 +21,7 @@ import yaml
 from busi.data.layout import CLASSES
 from pipeline.paths import CACHE, DATA_DVC, DATASET, DVC_FILE, METRICS, MODEL, PREDICTIONS, ROOT, WEIGHTS
 from pipeline.registry import checks, lineage, names
+from pipeline.runtime import git
 from pipeline.runtime.atomic_io import sha256
 from pipeline.runtime.errors import StageError
 from pipeline.tracking import connection, logged_model, runs
@@ -87,17 +88,20 @@ def lay_out(tree: Path, tags: Mapping[str, str], patch: bytes) -> None:
         StageError: the version has no commit, or the commit is not here.
     """
     commit = tags.get("commit", lineage.NOT_RECORDED)
-    if commit in (lineage.NOT_RECORDED, lineage.NO_COMMIT, lineage.NO_REPOSITORY):
+    if not lineage.is_commit(commit):
         raise StageError(f"this version was registered without a commit ({commit}), so it can't be rebuilt")
-    if git("cat-file", "-e", f"{commit}^{{commit}}", check=False).returncode:
-        raise StageError(
-            f"commit {commit} is not in this repository\n  fetch it from {tags.get('remote', 'its remote')}"
-        )
+    if (checkout := git.state()) is not git.Checkout.WHOLE:
+        raise StageError(f"this version can't be rebuilt here: {checkout.sentence()}")
+    if git.call("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        shallow = git.text("rev-parse", "--is-shallow-repository") == "true"
+        fetch = "git fetch --unshallow" if shallow else f"git fetch {tags.get('remote', 'its remote')}"
+        raise StageError(f"commit {commit} is not in this repository\n  get it with `{fetch}`")
     remove(tree)
     tree.parent.mkdir(parents=True, exist_ok=True)
-    git("worktree", "add", "--detach", str(tree), commit)
+    # The commit's bytes, whatever line ends git is set to make
+    _git("-c", "core.autocrlf=false", "worktree", "add", "--detach", str(tree), commit)
     if patch:
-        git("-C", str(tree), "apply", "--whitespace=nowarn", "-", content=patch)
+        _git("-c", "core.autocrlf=false", "apply", "--whitespace=nowarn", "-", content=patch, folder=tree)
     weights = tags.get("weights", "none")
     if not (tree / WEIGHTS / weights).is_file():  # not in git, as ImageNet's
         here = ROOT / WEIGHTS / weights
@@ -208,15 +212,14 @@ def run(tree: Path, *command: str) -> None:
         )
 
 
-def git(*arguments: str, content: bytes | None = None, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, input=content, capture_output=True, check=False)
-    if check and done.returncode:
-        raise StageError(f"`git {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()}")
-    return done
-
-
 def remove(tree: Path) -> None:
     """Remove a worktree, also what a killed process left of one."""
-    git("worktree", "remove", "--force", str(tree), check=False)
+    git.call("worktree", "remove", "--force", str(tree), folder=ROOT)
     shutil.rmtree(tree, ignore_errors=True)
-    git("worktree", "prune")
+    _git("worktree", "prune")
+
+
+def _git(*arguments: str, content: bytes | None = None, folder: Path = ROOT) -> None:
+    done = git.call(*arguments, content=content, folder=folder)
+    if done.returncode:
+        raise StageError(f"`git {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()}")
