@@ -6,15 +6,14 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.doctor.finding import NOTE, OK, PROBLEM, Finding, counted, first, output
+from pipeline.doctor.finding import NOTE, OK, PROBLEM, Finding, counted, first
 from pipeline.paths import DATA, DATA_DVC, DVC_FILE, DVC_LOCK, PARAMS, ROOT, STORE
-from pipeline.runtime import environment
+from pipeline.runtime import environment, git
 
 DATABASE = STORE / "mlflow.db"
 WRITTEN = (Path(), Path(".cache"), STORE, Path(".dvc/cache"), Path("artifacts"), Path("reports"))
@@ -55,25 +54,22 @@ def folder() -> Iterator[Finding]:
 
 
 def repository() -> Iterator[Finding]:
-    if shutil.which("git") is None:
+    state = git.state()
+    if state is not git.Checkout.WHOLE:
+        what, _, remedy = state.sentence().partition("; ")
+        yield Finding(NOTE, f"versions record no commit: {what}", remedy or "install git")
         return
-    done = output("git", "rev-parse", "--show-toplevel", "HEAD")
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if line.strip()), "no commit")
-        own = "dubious ownership" in done.stderr
-        remedy = f"git config --global --add safe.directory '{Path.cwd()}'" if own else "use a clone (git clone)"
-        yield Finding(NOTE, f"no lineage would be recorded: {reason}", remedy)
-        return
-    top, commit = done.stdout.splitlines()
-    if Path(top).resolve() != Path.cwd().resolve():
-        yield Finding(NOTE, f"this folder is inside the git repository {top}", "use a clone of its own")
-    changed = output("git", "-c", "core.quotePath=false", "status", "--porcelain").stdout.splitlines()
-    if changed:
-        names = first([line[3:] for line in changed])
-        yield Finding(NOTE, f"commit {commit[:7]} and {counted(len(changed), 'uncommitted change')}: {names}",
-                      "commit before a run whose version others should rebuild")  # fmt: skip
+    commit = (git.text("rev-parse", "HEAD") or "")[:7]
+    # Without the lock that git takes to renew its index: another command may be at work
+    status = git.text("status", "--porcelain", environment={"GIT_OPTIONAL_LOCKS": "0"})
+    if status:
+        changed = [line[3:] for line in status.splitlines()]
+        what = f"commit {commit} and {counted(len(changed), 'uncommitted change')}: {first(changed)}"
+        yield Finding(NOTE, what, "commit before a run whose version others should rebuild")
+    elif status is None:
+        yield Finding(NOTE, f"commit {commit}; git status fails", "git status says why")
     else:
-        yield Finding(OK, f"commit {commit[:7]}, nothing uncommitted")
+        yield Finding(OK, f"commit {commit}, nothing uncommitted")
 
 
 def files() -> Iterator[Finding]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pipeline
-from pipeline.doctor.finding import NOTE, OK, PROBLEM, Finding, counted, first, output
+from pipeline.doctor.finding import NOTE, OK, PROBLEM, Finding, counted, first
 from pipeline.paths import ROOT
-from pipeline.runtime import environment
+from pipeline.runtime import environment, git
 
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that requirements.lock is for
 LOCK = Path("requirements.lock")
@@ -65,14 +65,14 @@ def packages() -> Iterator[Finding]:
 
 def programs() -> Iterator[Finding]:
     for name, level, remedy in (
-        ("git", NOTE, "install git: without it no version says which code made it"),
+        ("git", NOTE, "install git: without it versions record no commit"),
         ("make", NOTE, "install make, or use the `busi` command itself"),
         ("dvc", PROBLEM, "make env, then . .venv/bin/activate"),
     ):
         if shutil.which(name) is None and not Path(sys.prefix, "bin", name).is_file():
             yield Finding(level, f"{name} is not on the PATH", remedy)
-    if shutil.which("git"):
-        yield Finding(OK, output("git", "--version").stdout.strip())
+    if version := git.text("--version"):
+        yield Finding(OK, version)
 
 
 def variables() -> Iterator[Finding]:

@@ -148,9 +148,9 @@ def test_a_disk_without_locks(monkeypatch):
 
 
 def test_git_missing_foreign_enclosing_and_changed(here, monkeypatch):
-    assert "lineage" in found(checkout.repository, NOTE)
+    assert "git clone" in found(checkout.repository, NOTE)
     git("init", "-q")
-    assert "lineage" in found(checkout.repository, NOTE)  # no commit yet
+    assert "git commit" in found(checkout.repository, NOTE)
     git("add", ".")
     git("commit", "-qm", "first")
     found(checkout.repository, OK)
@@ -158,9 +158,8 @@ def test_git_missing_foreign_enclosing_and_changed(here, monkeypatch):
     assert "new" in found(checkout.repository, NOTE)
     (here / "below").mkdir()
     monkeypatch.chdir(here / "below")
-    assert str(here) in found(checkout.repository, NOTE)
-    refused = subprocess.CompletedProcess([], 128, "", "fatal: detected dubious ownership in repository at '/x'\n")
-    monkeypatch.setattr(checkout, "output", lambda *_: refused)
+    assert "larger" in found(checkout.repository, NOTE)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to have an owner refused
     assert "safe.directory" in found(checkout.repository, NOTE)
 
 
