@@ -130,7 +130,8 @@ def data() -> Iterator[Finding]:
         yield Finding(PROBLEM, "no DVC repository here (.dvc is missing)", "use a clone, or dvc init --no-scm")
         return
     config = configparser.ConfigParser(interpolation=None, strict=False)
-    config.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
+    # As DVC does: a later file overrules an earlier one
+    config.read([Path.home() / ".config/dvc/config", ".dvc/config", ".dvc/config.local"], encoding="utf-8")
     if kind := config.get("cache", "type", fallback=""):
         yield Finding(OK, f"DVC's cache.type is {kind}")
     for section in config.sections():

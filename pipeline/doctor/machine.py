@@ -21,6 +21,8 @@ LOCK = Path("requirements.lock")
 GIB = 2**30
 ENVIRONMENT_GIB, RUN_GIB = 4, 1  # .venv takes 3.5; data, cache, outputs and store of the embedded set 0.7
 MEMORY_GIB = 2  # the largest process of a run takes 1.6 (docs/results.md)
+# Of the user's, below the home
+FILES = (".config/dvc/config", ".config/dask/*.yaml", ".streamlit/config.toml", ".config/pip/pip.conf", ".pip/pip.conf")
 PORTS = {4200: "make server", 5000: "make ui", 5001: "make serve", 8501: "make app"}
 
 
@@ -30,7 +32,8 @@ def python() -> Iterator[Finding]:
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         yield Finding(PROBLEM, f"{found}; {oldest} to {newest} is needed", "make env PYTHON=python3.12")
     elif Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
-        yield Finding(NOTE, f"{found}, not that of .venv here", ". .venv/bin/activate, or use the make targets")
+        remedy = ". .venv/bin/activate, or use the make targets" if Path(".venv/bin").is_dir() else "make env"
+        yield Finding(NOTE, f"{found}, not that of .venv here", remedy)
     else:
         yield Finding(OK, found)
     if Path(".venv").is_symlink():
@@ -87,6 +90,11 @@ def variables() -> Iterator[Finding]:
                 "ONEDNN_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")  # fmt: skip
     if mine_too := [name for name in honoured if mine.get(name)]:
         yield Finding(NOTE, f"set and honoured: {', '.join(mine_too)}", "docs/configuration.md says what they decide")
+    home = Path.home()
+    if there := [f"~/{name}" for pattern in FILES for name in _below(home, pattern)]:
+        yield Finding(
+            NOTE, f"files that are honoured: {', '.join(there)}", "docs/configuration.md says what they decide"
+        )
     if not ignored and not mine_too and not refused:
         yield Finding(OK, "none that changes a run")
 
@@ -126,6 +134,10 @@ def ports() -> Iterator[Finding]:
         yield Finding(NOTE, f"{port} ({command}) is taken by {who}", remedy or "nothing; the next free one is taken")
     if not taken:
         yield Finding(OK, f"{', '.join(map(str, PORTS))} are free")
+
+
+def _below(folder: Path, pattern: str) -> list[str]:
+    return sorted(one.relative_to(folder).as_posix() for one in folder.glob(pattern))
 
 
 def _wanted(lock: str) -> Iterator[tuple[str, str]]:

@@ -190,6 +190,14 @@ def test_variables_as_the_user_has_them(monkeypatch, name, value, level):
     assert name in found(machine.variables, level)
 
 
+def test_files_of_the_user_that_count(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    (here / "home/.config/dvc").mkdir(parents=True)
+    (here / "home/.config/dvc/config").write_text("[cache]\n    type = hardlink\n")
+    assert "~/.config/dvc/config" in found(machine.variables, NOTE)
+    assert "hardlink" in found(checkout.data, OK)
+
+
 def test_a_full_disk_and_little_memory(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(10**6))
     monkeypatch.setattr("psutil.virtual_memory", lambda: namedtuple("Memory", "available")(10**6))
