@@ -5,6 +5,7 @@ A set is collected and checked beside `data/`, takes its place in one step, and 
 
 import contextlib
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from filelock import Timeout
 
 from busi.data.layout import CLASSES, DATASET_FILE
 from pipeline.ingest import dvc_command, sources, swap
-from pipeline.ingest.version import difference, has_content, read_version
+from pipeline.ingest.version import difference, has_content, is_cached, read_version
 from pipeline.paths import DATA, DATA_DVC
+from pipeline.runtime import git
 from pipeline.runtime.atomic_io import write_json
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.runtime.locks import locked
@@ -31,6 +33,7 @@ def bring(source: str | None) -> None:
         StageError, ValueError, OSError: data/ and data.dvc are as they were; the text says why.
     """
     with _alone():
+        match_git()
         swap.recover()
         if source is None:
             restore()
@@ -74,16 +77,23 @@ def restore() -> None:
     """Put the version that `data.dvc` names into `data/`: from DVC's cache, its remote, or generated if synthetic.
 
     Raises:
-        StageError: the version was not found; the text names it and says how to bring it in.
+        StageError: the version was not found; the text names it and says how to bring it in. Or `data/` holds another
+            one, as after `git checkout` of another branch: to run on it would make it this branch's.
     """
     wanted = read_version()
     if has_content(DATA):
         print("data/ is there already; nothing to do")
         if wanted is None:
             print("  note: there is no data.dvc; `dvc add data` makes this a version")
-        elif found := difference():
-            print(f"  note: DVC calls it {found!r} beside {wanted[1]} in data.dvc: `dvc add data` keeps what is")
-            print("  here; to have that version instead, move data/ away and run `busi data` again")
+        elif "modified" in (found := difference()):
+            raise StageError(
+                f"data/ is not the version that data.dvc names, {' '.join(filter(None, wanted))}: "
+                "that of another branch, or changed by hand\n"
+                "  for the version that data.dvc names: `dvc checkout data.dvc`, or `dvc pull data.dvc` from a remote\n"
+                "  to keep what lies in data/ as the next version: `busi data ./data`"
+            )
+        elif found:
+            print(f"  note: DVC calls it {found!r}: `dvc add data` puts it into the cache again")
         return
     reasons = []
     if wanted is not None:
@@ -109,14 +119,40 @@ def restore() -> None:
 
 
 def _require_saved(source: str) -> None:
-    """Refuse to replace a `data/` whose content DVC doesn't hold, unless that very folder is the source."""
+    """Refuse to replace a `data/` whose content DVC doesn't hold, unless that very folder is the source.
+
+    DVC holds that of another branch's `data.dvc` as well.
+    """
     if not has_content(DATA) or (sources.is_path(source) and Path(source).resolve() == DATA.resolve()):
         return
-    if found := difference() if DATA_DVC.exists() else "in no version":
+    found = difference() if DATA_DVC.exists() else "in no version"
+    if found and not is_cached(DATA):
         raise StageError(
             f"data/ is the only copy of what it holds (DVC calls it {found!r}), and that would be lost\n"
             "  keep it with `dvc add data`, or move data/ away, and repeat"
         )
+
+
+def match_git() -> None:
+    """Have DVC run without git where there is no repository, and say what is not recorded then.
+
+    The setting is local to this checkout (.dvc/config.local), and goes as soon as there is a repository.
+    """
+    checkout = git.state()
+    local = Path(".dvc/config.local")
+    without = local.is_file() and "no_scm" in local.read_text(encoding="utf-8")
+    if checkout is git.Checkout.NO_REPOSITORY:
+        if not without:
+            _require(dvc_command.dvc("config", "--local", "core.no_scm", "true"))
+    elif without:
+        _require(dvc_command.dvc("config", "--local", "--unset", "core.no_scm"))
+    if checkout not in (git.Checkout.WHOLE, git.Checkout.WITHOUT_COMMIT):
+        print(f"note: versions are registered without their commit: {checkout.sentence()}")
+
+
+def _require(done: subprocess.CompletedProcess) -> None:
+    if done.returncode:
+        raise StageError(f"`dvc config` failed\n  {dvc_command.own_words(done)}")
 
 
 def _restore_by(command: str) -> str | None:

@@ -1,5 +1,6 @@
 """The version of `data/` that `data.dvc` names, and how what is in `data/` differs from it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def difference() -> str:
         raise StageError(f"dvc status failed\n  {dvc_command.own_words(done)}")
     changes = json.loads(done.stdout).get(str(DATA_DVC), [])
     return ", ".join(word for change in changes for outs in change.values() for word in outs.values())
+
+
+def is_cached(folder: Path) -> bool:
+    """Whether DVC's cache holds every file of a folder, so that none is lost with it, whatever `data.dvc` names."""
+    cache = Path(dvc_command.dvc("cache", "dir").stdout.strip()) / "files" / "md5"
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "md5").hexdigest()
+        if not (cache / digest[:2] / digest[2:]).is_file():
+            return False
+    return True
 
 
 def has_content(folder: Path) -> bool:

@@ -487,7 +487,7 @@ def test_data_that_is_there_is_left_alone(filled):
     before = state()
     assert "there already" in run()
     Path("data/benign/benign (1).png").write_bytes(b"changed")
-    assert "'modified'" in run()
+    assert "busi data ./data" in run(code=1)
     assert state()[1] == before[1]
 
 
