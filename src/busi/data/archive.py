@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from busi.data.arrangement import arrange
+from busi.data.companions import MAGIC_BYTES, packed_as
 from busi.data.description import read_description
 from busi.data.layout import CLASSES
 from busi.data.members import (
@@ -61,6 +62,7 @@ def collect(source: Path, folder: Path, limits: Limits = LIMITS) -> Collected:
         if source.is_dir():
             members, folders, problems = list_folder(source, limits)
         else:
+            _refuse_packed(source)
             file = stack.enter_context(BoundedFile(io.FileIO(source), limits.members))
             archive = stack.enter_context(open_zip(file, source.name))
             members, folders, problems = list_zip(archive, limits)
@@ -102,12 +104,22 @@ def copy_members(source: Path, files: dict[str, Member], folder: Path, limits: L
     return total
 
 
+def _refuse_packed(source: Path) -> None:
+    """Refuse a file that is packed in another way than a zip, by its first bytes, whatever its suffix says."""
+    with source.open("rb") as file:
+        kind = packed_as(file.read(MAGIC_BYTES))
+    if kind is not None:
+        raise ValueError(
+            f"{source.name!r} can't be taken: it is {kind}; expected a zip or a folder\n  unpack it and give the folder"
+        )
+
+
 def _refuse(source: Path, problems: list[str]) -> None:
     if not problems:
         return
-    shown = problems[:PROBLEMS_SHOWN]
-    if len(problems) > len(shown):
-        shown.append(f"... and {len(problems) - len(shown)} more")
+    shown = _grouped(problems)
+    if len(shown) > PROBLEMS_SHOWN:
+        shown = [*shown[:PROBLEMS_SHOWN], f"... and {len(shown) - PROBLEMS_SHOWN} more kinds or files"]
     raise ValueError(
         "\n  ".join(
             [
@@ -117,3 +129,18 @@ def _refuse(source: Path, problems: list[str]) -> None:
             ]
         )
     )
+
+
+def _grouped(problems: list[str]) -> list[str]:
+    """The problems in order; those of one reason as one line that counts them, once they are more than three."""
+    by_reason: dict[str, list[str]] = {}
+    for problem in problems:
+        by_reason.setdefault(problem.rpartition("': ")[2], []).append(problem)
+    lines = []
+    for reason, same in by_reason.items():
+        if len(same) <= 3:
+            lines += same
+        else:
+            names = ", ".join(problem.removesuffix(f": {reason}") for problem in same[:3])
+            lines.append(f"{len(same)} files: {reason} ({names}, ...)")
+    return lines

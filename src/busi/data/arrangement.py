@@ -8,12 +8,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from busi.data.companions import is_skipped, refusal
 from busi.data.layout import CLASSES, DATASET_FILE, label_of_name, parse_name
-from busi.data.members import JUNK_FOLDER
-
-JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
-# Notes that people keep beside images, no images themselves; anything else that is no image is refused
-NOTES = (".txt", ".md")
 
 
 class Arrangement(NamedTuple):
@@ -44,8 +40,10 @@ def arrange(paths: Iterable[str]) -> Arrangement:
         parts = tuple(part for part in path.removesuffix("/").split("/") if part != ".")
         if reason := _path_fault(path, parts):
             problems.append(f"{path!r}: {reason}")
-        elif _is_junk(parts):
+        elif parts[-1:] != (DATASET_FILE,) and is_skipped(parts):
             ignored.append(path)
+        elif not path.endswith("/") and (reason := refusal(parts[-1] if parts else "")):
+            problems.append(f"{path!r}: {reason}")
         elif parts in kept:
             problems.append(f"{path!r}: appears twice")
         else:
@@ -101,13 +99,6 @@ def _path_fault(path: str, parts: tuple[str, ...]) -> str | None:
     if ".." in parts:
         return "its path leads out of the archive (..)"
     return next((reason for part in parts if (reason := name_fault(part))), None)
-
-
-def _is_junk(parts: tuple[str, ...]) -> bool:
-    # macOS keeps attributes of `x` in `._x` on disks that cannot hold them
-    return JUNK_FOLDER in parts or any(
-        name.lower() in JUNK or name.startswith("._") or name.lower().endswith(NOTES) for name in parts[-1:]
-    )
 
 
 def _wrapping(kept: Iterable[tuple[str, ...]]) -> int:

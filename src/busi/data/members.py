@@ -1,6 +1,7 @@
 """The members of a zip or a folder that is not trusted: listed without being opened, and read within limits.
 
-A link is never followed, and a member counts by the bytes that really come out, whatever the header says.
+In a folder, which is the user's own, a link to a regular file stands for that file; every other link is refused,
+and each link of a zip. A member counts by the bytes that really come out, whatever the header says.
 """
 
 import io
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from busi.data.companions import is_skipped
 from busi.data.images import MAX_BYTES
 
-JUNK_FOLDER = "__MACOSX"
 _CHUNK = 1 << 20
 # 100,000 members of about 300 bytes each; zipfile reads the whole directory of a zip into memory at once
 _LONGEST_READ = 32 << 20
@@ -65,7 +66,7 @@ class DamagedMember(ValueError):
 
 
 def list_folder(root: Path, limits: Limits) -> tuple[list[Member], list[str], list[str]]:
-    """Members, folders and problems of a folder; links are named as problems and never followed."""
+    """Members, folders and problems of a folder; links to anything but a regular file are problems, not followed."""
     members: list[Member] = []
     folders: list[str] = []
     problems: list[str] = []
@@ -78,17 +79,25 @@ def list_folder(root: Path, limits: Limits) -> tuple[list[Member], list[str], li
                     f"{root.name!r} can't be taken: more than {limits.members:,} files; expected one data set"
                 )
             status = entry.lstat()
-            if stat.S_ISLNK(status.st_mode):
-                problems.append(f"{path!r}: a symbolic link; put the file itself there")
-            elif stat.S_ISDIR(status.st_mode):
+            skipped = is_skipped((entry.name,))
+            if stat.S_ISLNK(status.st_mode) and not skipped:
+                try:
+                    status = entry.stat()
+                except OSError:
+                    problems.append(f"{path!r}: a symbolic link that leads nowhere; put the file itself there")
+                    continue
+                if not stat.S_ISREG(status.st_mode):
+                    problems.append(f"{path!r}: a symbolic link to no regular file; put the files themselves there")
+                    continue
+            if stat.S_ISDIR(status.st_mode):
                 folders.append(f"{path}/")
-                if entry.name != JUNK_FOLDER:
+                if not skipped:
                     waiting.append(entry)
-            elif not stat.S_ISREG(status.st_mode):
+            elif not stat.S_ISREG(status.st_mode) and not skipped:
                 problems.append(f"{path!r}: neither a file nor a folder")
             else:
                 members.append(Member(path, status.st_size, None, lambda entry=entry: entry.open("rb")))
-                if status.st_size > limits.file_bytes:
+                if status.st_size > limits.file_bytes and not skipped:
                     problems.append(f"{path!r}: {_too_big(status.st_size, limits)}")
     return members, folders, problems
 
@@ -112,7 +121,7 @@ def list_zip(archive: zipfile.ZipFile, limits: Limits) -> tuple[list[Member], li
     folders: list[str] = []
     problems: list[str] = []
     for entry in archive.infolist():
-        path = _zip_name(entry)
+        path = _zip_name(entry).replace("\\", "/")  # packers on Windows write it as separator
         if reason := _zip_fault(entry, path, limits):
             problems.append(f"{path!r}: {reason}")
         if path.endswith("/"):

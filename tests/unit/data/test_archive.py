@@ -108,8 +108,8 @@ def test_well_known_junk_is_left_behind_and_reported(tmp_path):
         (["Benign/x.png"], "'Benign': unknown class folder"),
         (["benign/deep/x.png"], "'benign/deep': a folder inside a class folder"),
         (["benign/deep/"], "'benign/deep': a folder inside a class folder"),
-        (["README.pdf"], "'README.pdf': lies outside the class folders"),
-        (["benign/notes.pdf"], "'benign/notes.pdf': not an image"),
+        (["README.xyz"], "'README.xyz': lies outside the class folders"),
+        (["benign/notes.xyz"], "'benign/notes.xyz': not an image"),
         (["benign/.png"], "'benign/.png': not an image"),
         (["benign/benign (9)_mask.png"], "'benign/benign (9)_mask.png': a mask without its image 'benign (9)'"),
         (["malignant/benign (1)_mask.png"], "a mask without its image"),
@@ -149,11 +149,11 @@ def test_an_empty_class_is_named(label):
     assert problems(f"{label}/", drop=f"{label}/{label} (1).png") == f"'{label}': no image of this class"
 
 
-def test_all_problems_are_listed_up_to_twenty(tmp_path):
-    message = refused(spread(tmp_path / "s", GOOD | {f"benign/{n:02}.csv": b"" for n in range(30)}), tmp_path / "out")
+def test_problems_of_one_reason_are_counted(tmp_path):
+    message = refused(spread(tmp_path / "s", GOOD | {f"benign/{n:02}.xyz": b"" for n in range(30)}), tmp_path / "out")
     assert "30 problems" in message
-    assert [f"benign/{n:02}.csv" in message for n in range(30)] == [True] * 20 + [False] * 10
-    assert "... and 10 more" in message
+    assert "30 files: not an image" in message
+    assert [f"benign/{n:02}.xyz" in message for n in range(30)] == [True] * 3 + [False] * 27
     assert not (tmp_path / "out").exists()
 
 
@@ -202,7 +202,7 @@ def test_encrypted_members_are_refused(tmp_path):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_rare_compression_is_refused(tmp_path, compression):
     message = refused(pack(tmp_path / "s.zip", GOOD, compression), tmp_path / "out")
-    assert f"'normal/normal (1).png': compression method {compression}" in message
+    assert f"compression method {compression}" in message
 
 
 def test_duplicate_members_are_refused(tmp_path):
@@ -349,8 +349,7 @@ def test_a_damaged_zip_gives_a_value_error_or_the_true_files(data):
 
 def test_links_and_special_files_of_a_folder_are_refused(tmp_path):
     source = spread(tmp_path / "s", GOOD)
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    (source / "benign/link.png").symlink_to(tmp_path / "secret.png")
+    (source / "benign/link.png").symlink_to(tmp_path / "missing.png")
     (source / "other").symlink_to(tmp_path)
     os.mkfifo(source / "normal/pipe.png")
     message = refused(source, tmp_path / "out")
