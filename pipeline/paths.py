@@ -19,6 +19,7 @@ FEATURES, ROWS = Path("artifacts/featurize/features.npy"), Path("artifacts/featu
 MODEL = Path("artifacts/train/model.keras")
 HISTORY = Path("artifacts/train/history.csv")
 RUN = Path("artifacts/train/run.json")
+VALIDATION_SCORE = Path("artifacts/train/val.json")  # what `dvc metrics` shows of a training
 CHECKPOINT = Path("artifacts/train/checkpoint.npz")  # not declared, so that DVC leaves it to a run that goes on
 PREDICTIONS = Path("artifacts/evaluate/predictions.csv")
 HEAT_MAPS = Path("artifacts/evaluate/heat_maps.npz")
@@ -32,6 +33,7 @@ VERDICT = Path("artifacts/register/verdict.txt")
 VALIDATION_REPORT = Path("reports/validation.json")
 SPLIT_REPORT = Path("reports/split.json")
 METRICS = Path("reports/metrics.json")
+HEADLINE = Path("reports/headline.json")  # what `dvc metrics` shows of an evaluation
 GATE = Path("reports/gate.json")
 
 STORE = Path("mlruns")

@@ -13,6 +13,7 @@ from pipeline.params import Evaluate, Params, read_params
 from pipeline.paths import (
     CACHE,
     DATA,
+    HEADLINE,
     HEAT_MAPS,
     MANIFEST,
     METRICS,
@@ -93,6 +94,7 @@ def retraining(params: Params):
 def write(found) -> None:
     """Write what `evaluate_model` returns; the metrics last."""
     from busi.evaluation import heat_maps
+    from busi.evaluation.evaluator import headline
     from busi.evaluation.records import as_json
 
     write_csv(PREDICTIONS, found.predictions)
@@ -106,6 +108,7 @@ def write(found) -> None:
         with atomic_write(SMOKE / f"{image.expected['sha256']}.image") as partial:
             partial.write_bytes(image.content)
     write_json(SMOKE / "smoke.json", [image.expected for image in found.smoke_images])
+    write_json(HEADLINE, headline(found.metrics))
     write_json(METRICS, as_json(found.metrics))
 
 

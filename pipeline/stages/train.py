@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from pipeline.params import Params, read_params
-from pipeline.paths import CHECKPOINT, DATASET, DVC_FILE, FEATURES, HISTORY, MODEL, ROWS, RUN, WEIGHTS
+from pipeline.paths import CHECKPOINT, DATASET, DVC_FILE, FEATURES, HISTORY, MODEL, ROWS, RUN, VALIDATION_SCORE, WEIGHTS
 from pipeline.runtime.atomic_io import atomic_write, sha256, write_csv, write_json
 from pipeline.runtime.lifecycle import stage
 
@@ -49,6 +49,7 @@ def main() -> None:
         "val_accuracy": round(best.val_accuracy, 6),
         "temperature": fitted.temperature,
     }
+    write_json(VALIDATION_SCORE, {name: about[name] for name in ("val_accuracy", "val_loss")})
     write_json(RUN, {"key": key, **about})
     CHECKPOINT.unlink()
     print(

@@ -195,6 +195,22 @@ def smoke_images(predictions: pd.DataFrame, folder: Path, count: int) -> list[Sm
     return found
 
 
+def headline(metrics: Mapping) -> dict[str, float]:
+    """The few figures that decide, rounded to 4 places; short enough for one line of a terminal.
+
+    `sens` is the sensitivity for malignant at the operating point.
+    """
+    accuracy = metrics["accuracy"]
+    found = {
+        "accuracy": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "auroc": metrics["auroc_macro"].value,
+        "sens": metrics["operating_point"]["sensitivity"].value,
+    }
+    return {name: round(value, 4) for name, value in found.items() if value is not None}
+
+
 def summary(metrics: Mapping) -> list[str]:
     """The metrics that the gate looks at and a few more, a line each."""
     point = metrics["operating_point"]
