@@ -115,3 +115,19 @@ def test_many_problems_of_a_kind_take_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"60 files: ") as refused:
         archive.collect(source, tmp_path / "o")
     assert len(str(refused.value).splitlines()) < 20
+
+
+@pytest.mark.parametrize("name", ["readme/x.png", "more.json/x.png", "benign/notes.csv/x.png"])
+def test_a_folder_named_like_a_document_is_not_skipped(tmp_path, name):
+    for source in (_folder(tmp_path / "s", _good() | {name: b"x"}), _zip(tmp_path / "s.zip", _good() | {name: b"x"})):
+        with pytest.raises(ValueError, match=name.rpartition("/")[0]):
+            archive.collect(source, tmp_path / "o")
+
+
+def test_a_description_in_a_tools_folder_is_skipped(tmp_path):
+    assert _taken(_zip(tmp_path / "s.zip", _good() | {"__MACOSX/dataset.json": b"x"}), tmp_path / "o") == _good()
+
+
+def test_a_packed_set_is_one_problem(tmp_path):
+    with pytest.raises(ValueError, match="1 problem\n"):
+        archive.collect(_folder(tmp_path / "s", {"inner.zip": b"x"}), tmp_path / "o")

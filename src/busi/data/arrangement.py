@@ -40,7 +40,7 @@ def arrange(paths: Iterable[str]) -> Arrangement:
         parts = tuple(part for part in path.removesuffix("/").split("/") if part != ".")
         if reason := _path_fault(path, parts):
             problems.append(f"{path!r}: {reason}")
-        elif parts[-1:] != (DATASET_FILE,) and is_skipped(parts):
+        elif is_skipped(path):
             ignored.append(path)
         elif not path.endswith("/") and (reason := refusal(parts[-1] if parts else "")):
             problems.append(f"{path!r}: {reason}")
@@ -73,6 +73,8 @@ def arrange(paths: Iterable[str]) -> Arrangement:
     problems += [f"{name!r}: unknown class folder; expected {', '.join(CLASSES)}" for name in unknown]
     problems += [f"{name!r}: a folder inside a class folder; move its files up or remove it" for name in nested]
     files, counts, masks, faults = _pair(flat)
+    if not problems:  # else they say why there is none
+        faults += [f"{label!r}: no image of this class" for label in CLASSES if not counts[label]]
     return Arrangement(files, counts, masks, description, tuple(ignored), (*problems, *faults))
 
 
@@ -145,5 +147,4 @@ def _pair(flat: list[tuple[str, str, str]]) -> tuple[dict[str, str], dict[str, i
     for label, stem, path in masks:
         if (label, stem) not in stems:
             problems.append(f"{path!r}: a mask without its image {stem!r}")
-    problems += [f"{label!r}: no image of this class" for label in CLASSES if not counts[label]]
     return files, counts, len(masks), problems

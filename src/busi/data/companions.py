@@ -6,6 +6,8 @@ refused, because images may be missing with them.
 
 import re
 
+from busi.data.layout import DATASET_FILE
+
 # Folders by lower-case name: nothing in them is read
 _FOLDERS = frozenset(
     [
@@ -45,17 +47,22 @@ _MAGIC = (
     (0, b"\x28\xb5\x2f\xfd", "packed by zstd"),
     (257, b"ustar", "a tar archive"),
     (0x8001, b"CD001", "an ISO disk image"),
-    (0, b"%PDF", "a PDF document"),
 )
 MAGIC_BYTES = 0x8006
 
 
-def is_skipped(parts: tuple[str, ...]) -> bool:
-    """Whether a member, by the parts of its path, belongs to a system or a tool or is a document."""
+def is_skipped(path: str) -> bool:
+    """Whether a member belongs to a system or a tool or is a document; `path` ends with `/` for a folder.
+
+    A folder is skipped only by the table of folders: one that is called `readme` may hold images.
+    """
+    parts = path.removesuffix("/").split("/")
     if any(part.lower() in _FOLDERS for part in parts):
         return True
-    name = parts[-1] if parts else ""
-    return bool(_FILES.fullmatch(name)) or name.lower().endswith(_DOCUMENTS)
+    name = parts[-1].lower()
+    return (
+        not path.endswith("/") and name != DATASET_FILE and (bool(_FILES.fullmatch(name)) or name.endswith(_DOCUMENTS))
+    )
 
 
 def refusal(name: str) -> str | None:

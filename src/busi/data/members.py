@@ -79,7 +79,7 @@ def list_folder(root: Path, limits: Limits) -> tuple[list[Member], list[str], li
                     f"{root.name!r} can't be taken: more than {limits.members:,} files; expected one data set"
                 )
             status = entry.lstat()
-            skipped = is_skipped((entry.name,))
+            skipped = is_skipped(f"{entry.name}/" if stat.S_ISDIR(status.st_mode) else entry.name)
             if stat.S_ISLNK(status.st_mode) and not skipped:
                 try:
                     status = entry.stat()
