@@ -38,7 +38,9 @@ Model = Annotated[
 Version = Annotated[
     int | None,
     typer.Argument(
-        metavar="VERSION", help="Number of a version. Left out: the newest that passed the gate.", show_default=False
+        metavar="VERSION",
+        help="Number of a version. Left out: the newest that passed the gate, or, to show, the newest of all.",
+        show_default=False,
     ),
 ]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why. It stays in the audit log.", show_default=False)]

@@ -51,12 +51,13 @@ def notes_in(tags: Mapping[str, str]) -> dict[str, dict]:
 def production_stack(log: Iterable[Mapping]) -> list[str]:
     """The versions that were Production, each on those it replaced; the last is the present one.
 
-    A promotion puts one on top and a rollback takes one off, so that a second rollback goes back further.
+    A promotion puts one on top. A rollback takes off all above the one that it goes back to, so that a second rollback
+    goes back further.
     """
     stack = []
     for entry in log:
-        if entry["action"] == "rollback" and len(stack) > 1 and stack[-2] == entry["to"]:
-            stack.pop()
+        if entry["action"] == "rollback" and entry["to"] in stack[:-1]:
+            del stack[len(stack) - stack[::-1].index(entry["to"], 1) :]
         elif stack[-1:] != [entry["to"]]:
             stack.append(entry["to"])
     return stack

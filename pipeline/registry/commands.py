@@ -55,7 +55,7 @@ def list_versions(model: str | None) -> None:
 def show(version: int | None, model: str | None) -> None:
     """Show all that is known of a version: gate, metrics, lineage, and the commands that rebuild it."""
     name = _begin(model)
-    chosen = names.choose(name, version)
+    chosen = names.choose_to_show(name, version)
     with logged_model.files_of(chosen) as files:
         decision, metrics = (json.loads((files / file).read_text()) for file in ("gate.json", "metrics.json"))
     print(f"{name} version {chosen.version}, registered {_age(chosen.creation_timestamp)} ago")
@@ -87,7 +87,7 @@ def show(version: int | None, model: str | None) -> None:
 def card(version: int | None, output: Path | None, model: str | None) -> None:
     """Write the model card of a version, Markdown, to `output` or `artifacts/NAME-vVERSION.md`."""
     name = _begin(model)
-    chosen = names.choose(name, version)
+    chosen = names.choose_to_show(name, version)
     path = output or CARDS / f"{name}-v{chosen.version}.md"
     with logged_model.files_of(chosen) as files:
         write_text(path, (files / "model_card.md").read_text(encoding="utf-8"))
@@ -141,7 +141,8 @@ def verify(every: bool, model: str | None) -> None:
     if checks.failures(found):
         raise StageError(
             f"{name}: registry, audit log and files do not agree\n"
-            "  `busi promote` or `busi rollback` sets alias and stage right, or replaces a version that was changed"
+            "  `busi promote` or `busi rollback` sets alias and stage right, or replaces a version that was changed;\n"
+            "  `busi run` registers the present model anew where something of it was deleted"
         )
 
 

@@ -14,7 +14,7 @@ from pipeline.params import Params
 from pipeline.registry import audit_log, checks, verify
 from pipeline.registry.checks import CheckResult
 from pipeline.registry.names import choose, production_of
-from pipeline.runtime.errors import StageError
+from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.tracking import connection, logged_model, versions
 from pipeline.tracking.versions import ModelVersion
 
@@ -63,32 +63,63 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
 
 
 def rollback(name: str, reason: str, agree: Agree) -> dict:
-    """Go back to the version that was Production before the present one, by the audit log.
+    """Go back to the last version that was Production before the present one and is whole, by the audit log.
 
-    Verdict and comparison are not checked again, but the version must be whole. Arguments and errors as for `promote`.
+    Also from a Production version that was deleted. Verdict and comparison are not checked again. A version that is
+    passed over is named. Arguments and errors as for `promote`.
     """
     before = audit_log.production_stack(audit_log.entries(name).values())
     production = production_of(name)
-    if production is None:
+    if not before and production is None:
         raise StageError(f"{name} has no Production version, so there is nothing to go back from")
-    if not before or before[-1] != str(production.version):
+    if production is not None and before[-1:] != [str(production.version)]:
         raise StageError(
             f"the audit log says that version {before[-1] if before else 'none'} is in Production, the alias says "
             f"{production.version}: the alias was moved by hand\n  `busi verify` shows it; promote a version to set "
             "both right"
         )
     if len(before) < 2:
-        raise StageError(f"no version of {name} was in Production before version {production.version}")
-    chosen = choose(name, int(before[-2]))
-    with logged_model.files_of(chosen) as files:
-        found = [checks.finished(chosen), checks.kind(chosen, files), checks.integrity(chosen, files)]
-        if found[-1].passed:
-            found.append(checks.smoke_test(chosen, files))
-    if failed := checks.failures(found):
-        head = f"{name} version {chosen.version} can't become Production again"
-        raise StageError("\n".join([head, *checks.lines(failed), "  promote another version"]))
-    agree(chosen, production, found)
-    return _move("rollback", chosen, production, [], reason)
+        raise StageError(
+            f"no version of {name} was in Production before version {before[-1]}\n"
+            "  `busi run` registers the present model anew where it is lost, and `busi promote` promotes it"
+        )
+    passed_over = []
+    for number in reversed(before[:-1]):
+        chosen, found = _try_to_return(name, number)
+        failed = checks.failures(found)
+        if chosen is not None and not failed:
+            for line in passed_over:
+                print(line)
+            agree(chosen, production, found)
+            return _move("rollback", chosen, production, [], reason)
+        passed_over += [f"version {number} can't become Production again", *checks.lines(failed)]
+    raise StageError(
+        "\n  ".join(
+            [
+                f"none of {name}'s earlier Production versions can become Production again",
+                *passed_over,
+                "promote another version; `busi run` registers the present model anew where it is lost",
+            ]
+        )
+    )
+
+
+def _try_to_return(name: str, number: str) -> tuple[ModelVersion | None, list[CheckResult]]:
+    """A version that was Production, None where it is gone, and whether it is whole."""
+    try:
+        chosen = choose(name, int(number))
+        found = [checks.finished(chosen)]
+        if not found[0].passed:
+            return chosen, found
+        with logged_model.files_of(chosen) as files:
+            found += [checks.kind(chosen, files), checks.integrity(chosen, files)]
+            if found[-1].passed:
+                found.append(checks.smoke_test(chosen, files))
+    except ExternalServiceError:
+        raise
+    except StageError as error:
+        return None, [checks.check("files", False, str(error).splitlines()[0])]
+    return chosen, found
 
 
 def recover(name: str) -> list[str]:

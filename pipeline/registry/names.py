@@ -48,7 +48,21 @@ def choose(name: str, number: int | None) -> ModelVersion:
     raise StageError(f"{name} has no version {number}; it has {have}\n  `busi versions` shows them")
 
 
+def choose_to_show(name: str, number: int | None) -> ModelVersion:
+    """The version with this number, or the newest that passed the gate, or the newest of all.
+
+    Raises:
+        StageError: there is no such version, or none at all.
+    """
+    found = versions.list_versions(name)
+    if number is not None or any(version.tags.get("verdict") == gate.PASSED for version in found):
+        return choose(name, number)
+    if not found:
+        raise StageError(f"{name} has no version\n  `busi run` registers one")
+    return found[0]
+
+
 def production_of(name: str) -> ModelVersion | None:
-    """The version that the alias `production` names, or None."""
+    """The version that the alias `production` names; None where there is no alias, or where that version is gone."""
     number = versions.production_version(name)
-    return None if number is None else choose(name, int(number))
+    return next((found for found in versions.list_versions(name) if str(found.version) == number), None)

@@ -22,17 +22,27 @@ def verify(name: str, every: bool = False) -> list[CheckResult]:
 
     Args:
         name: the registered model.
-        every: look at the files of every version, not of the Production version alone.
+        every: look at every version that was not given up, not only at the Production version and the one that a
+            rollback goes back to.
     """
     log, alias, found = _verify_moves(name)
-    for version in versions.list_versions(name):
-        if every or str(version.version) == alias:
+    present = {str(version.version): version for version in versions.list_versions(name)}
+    stack = audit_log.production_stack(log.values())
+    wanted = {alias, *stack[-2:]} - {None}
+    for number in sorted(wanted - present.keys(), key=int):
+        found.append(
+            check(f"version {number}", False, "It was deleted; `busi rollback` goes back to the last whole one.")
+        )
+    for number, version in present.items():
+        if number in wanted or (every and versions.LOST_TAG not in version.tags):
+            lost = versions.lost(version)
+            of_version = [check("run", lost is None, lost or "Its run and its logged model are there.")]
             try:
                 with logged_model.files_of(version) as files:
-                    of_files = _verify_files(version, files, log, alias)
+                    of_version += _verify_files(version, files, log, alias)
             except StageError as error:
-                of_files = [check("files", False, str(error).splitlines()[0])]
-            found += [one._replace(name=f"{one.name} of version {version.version}") for one in of_files]
+                of_version.append(check("files", False, str(error).splitlines()[0]))
+            found += [one._replace(name=f"{one.name} of version {number}") for one in of_version]
     return found
 
 
@@ -113,6 +123,9 @@ def _verify_alias(alias: str | None, stack: list[str]) -> CheckResult:
     if alias == logged:
         sentence = f"It names version {alias}, as the log says." if alias else "No version is Production."
         return check("alias", True, sentence)
+    if alias is None:
+        sentence = f"There is none, but by the log version {logged} is in Production: one of the two was deleted."
+        return check("alias", False, sentence)
     sentence = f"It names version {alias}, but by the log {logged} is in Production: it was moved by hand."
     return check("alias", False, sentence)
 
@@ -134,7 +147,10 @@ def _verify_stages(stages: Mapping[str, str], alias: str | None) -> CheckResult:
 def _verify_files(
     version: ModelVersion, files: Path, log: Mapping[int, Mapping], alias: str | None
 ) -> list[CheckResult]:
-    whole, decided = checks.integrity(version, files), checks.verdict(version, files)
+    whole = checks.integrity(version, files)
+    if not whole.passed:
+        return [whole]  # what the changed files say proves nothing
+    decided = checks.verdict(version, files)
     origin = checks.evidence(files, "lineage.json") or {}
     edited = [field for field in lineage.FIELDS if version.tags.get(field) != origin.get(field)]
     tags = check("tags", not edited, f"Edited: {', '.join(edited)}." if edited else "They say what the files say.")

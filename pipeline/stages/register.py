@@ -61,6 +61,10 @@ def ensure_registered(params: Params) -> dict:
 
     run = _complete_run(params, metrics, dataset)
     version = versions.find_version(run, name, key)
+    if version is not None and (reason := _damage(version, run)):
+        versions.give_up(version, key, reason)
+        print(f"note: {name} version {version.version} is not whole any more and is registered anew. {reason}")
+        version = None
     if version is None:
         origin = lineage.collect(params.featurize.weights)
         model_card = _card(name, params, decision, metrics, dataset, origin)
@@ -103,6 +107,20 @@ def ensure_registered(params: Params) -> dict:
     }
     write_json(paths.RECEIPT, receipt)
     return receipt
+
+
+def _damage(version: ModelVersion, run: runs.Run) -> str | None:
+    """What was deleted or changed of a version since its registration, or None."""
+    if version.run_id != run.id:  # a run that was deleted is not found by its key, and another one was made
+        return f"Its run {version.run_id} was deleted."
+    if lost := versions.lost(version):
+        return lost
+    try:
+        with logged_model.files_of(version) as files:
+            whole = checks.integrity(version, files)
+    except StageError as error:
+        return str(error).splitlines()[0]
+    return None if whole.passed else whole.sentence
 
 
 def _smoke_test(version: ModelVersion) -> None:

@@ -22,6 +22,7 @@ from pipeline.tracking.runs import Run
 PRODUCTION = "production"  # the alias that programs read: models:/NAME@production
 REGISTRATION_TAG = logged_model.REGISTRATION_TAG
 VERSIONS_TAG = "mlflow.modelVersions"
+LOST_TAG = "lost"  # why a version was given up
 DESCRIPTION_LIMIT = 5000  # characters, the registry's column in every database
 SMOKE_FOLDER = "evaluate/smoke"  # of a run: test images to try a model on
 _NO_STAGES = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")  # error codes of an MLflow without stages
@@ -31,10 +32,10 @@ _NO_STAGES = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")  # er
 
 
 def find_version(run: Run, name: str, key: str) -> ModelVersion | None:
-    """The version that was registered under this key, if nothing of it is missing."""
+    """The version that was registered under this key, whole or not (`lost`); None where a registration was cut off."""
     with store_errors():
         model = logged_model.find(run.client, key)
-        if model is None or VERSIONS_TAG not in model.tags or not logged_model.is_complete(run.client, model):
+        if model is None or VERSIONS_TAG not in model.tags:
             return None
         return _version_of(run.client, model, name, key)
 
@@ -126,14 +127,40 @@ def model_tags(name: str) -> dict[str, str]:
     return dict(model.tags) if model else {}
 
 
-def is_finished(version: ModelVersion) -> bool:
-    """Whether the run of a version ended well and its model is whole."""
+def lost(version: ModelVersion) -> str | None:
+    """What a version lacks of its registration, as a sentence; None when run and model are there and whole."""
+    if not (version.run_id and version.source.startswith("models:/m-")):
+        return "It was registered by other means than this pipeline."
     with store_errors():
         store = client()
-        if not (version.run_id and version.source.startswith("models:/m-")):
-            return False  # registered by other means than `register_version`
-        model = store.get_logged_model(version.source.removeprefix("models:/"))
-        return logged_model.is_complete(store, model) and store.get_run(version.run_id).info.status == "FINISHED"
+        try:
+            run = store.get_run(version.run_id)
+            if run.info.lifecycle_stage == "deleted":
+                return f"Its run {version.run_id} was deleted."
+            model = store.get_logged_model(version.source.removeprefix("models:/"))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return f"Its run {version.run_id} or its logged model was deleted and collected."
+        if run.info.status != "FINISHED":
+            return "Its run has not ended well."
+        if not logged_model.is_complete(store, model):
+            return "Its model is not complete, or its files were deleted."
+    return None
+
+
+def give_up(version: ModelVersion, key: str, reason: str) -> None:
+    """Let a version that lost something keep neither the registration key nor the logged model of it.
+
+    Then `register_version` registers under this key anew. The version stays, with the reason as its tag `lost`.
+    """
+    with store_errors():
+        store = client()
+        model = logged_model.find(store, key)
+        if model is not None:
+            store.set_logged_model_tags(model.model_id, {REGISTRATION_TAG: f"lost-{key}"})
+        store.set_model_version_tag(version.name, version.version, REGISTRATION_TAG, f"lost-{key}")
+        store.set_model_version_tag(version.name, version.version, LOST_TAG, reason)
 
 
 def smoke_images(version: ModelVersion, folder: Path) -> Path:

@@ -467,7 +467,7 @@ def test_the_commands_tell_what_a_person_asks(three):
     assert "version 1 is in Production, before it none\n" in say("promote", 1, "--yes")
     assert "version 3 is in Production, before it version 1" in say("promote", "--yes", "--reason", "better")
     shown = say("show", 3)
-    for part in ("alias production, stage Production", "of 24 malignant", "data_md5", "reproduce 3", DISCLAIMER):
+    for part in ("alias production, stage Production", "of 24 malignant", "data_md5", "can't be rebuilt", DISCLAIMER):
         assert part in shown
     assert "rejected" in say("promote", 2, "--yes", code=1)
     say("rollback", "--yes", "--reason", "worse in use")

@@ -140,11 +140,16 @@ def test_a_deleted_store_gets_run_and_version_back(folder, tmp_path_factory, mon
     assert_one_of_each()
 
 
-def test_deleted_model_files_come_back(folder):
+def test_a_version_whose_files_were_deleted_is_registered_anew(folder):
+    """Files written again would not be those of the version's checksums."""
     register.main()
     shutil.rmtree("mlruns/artifacts/1/models")
     register.main()
-    assert_one_of_each()
+    register.main()
+    _, [_], models, found = registered()
+    assert len(models) == 2
+    assert sorted(int(version.version) for version in found) == [1, 2]
+    assert json.loads(Path("mlruns/registration.json").read_text())["version"] == "2"
 
 
 @pytest.mark.parametrize(
