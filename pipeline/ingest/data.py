@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from busi.data.images import printable
 from busi.data.layout import CLASSES, DATASET_FILE
 from pipeline.ingest import dvc_command, sources, swap
 from pipeline.ingest.version import difference, has_content, is_cached, read_version
@@ -63,7 +64,7 @@ def bring_in(source: str) -> None:
         f"{description['masks']} masks, {size / 1e6:.1f} MB"
     )
     if ignored:
-        names = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
+        names = ", ".join(map(printable, ignored[:5])) + (", ..." if len(ignored) > 5 else "")
         print(f"  ignored: {len(ignored)} files that no data set needs ({names})")
     for note in notes:
         print(f"  note: {note}")

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from busi.data import archive
+from busi.data.images import read_image
 from busi.data.layout import CLASSES
+from busi.data.listing import list_images
 
 JUNK = (
     "__MACOSX/x.png", "._benign (1).png", ".DS_Store", "Thumbs.db", "Thumbs.db:encryptable", "ehthumbs.db",
@@ -17,7 +19,7 @@ JUNK = (
     "System Volume Information/a", ".fseventsd/a", ".Spotlight-V100/a", ".Trashes/x.png", ".TemporaryItems/a",
     ".ipynb_checkpoints/benign (1).png", ".git/HEAD", ".dvc/config", ".gitignore", ".gitkeep", ".nfs0001", ".~lock.a#",
     "~$a.xlsx", "lost+found/a", ".directory", ".idea/a", "__pycache__/a.pyc", "paper.pdf", "README", "README.md",
-    "labels.csv", "labels.xlsx", "meta.json",
+    "labels.csv", "labels.xlsx", "meta.json", "Icon\r", "papers/paper.pdf",
 )  # fmt: skip
 
 
@@ -131,3 +133,35 @@ def test_a_description_in_a_tools_folder_is_skipped(tmp_path):
 def test_a_packed_set_is_one_problem(tmp_path):
     with pytest.raises(ValueError, match="1 problem\n"):
         archive.collect(_folder(tmp_path / "s", {"inner.zip": b"x"}), tmp_path / "o")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"RIFF\0\0\0\0WEBPVP8 ", "WebP"), (b"GIF89a", "GIF"), (b"\0\0\0\x18ftypheic", "HEIC"), (b"%PDF-1.7", "PDF"),
+     (bytes(128) + b"DICM", "DICOM"), (b"PK\x03\x04", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"),
+     (b"<!DOCTYPE html>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS")],
+)  # fmt: skip
+def test_what_is_named_like_an_image_and_is_none_is_said(content, kind):
+    with pytest.raises(ValueError, match=kind):
+        read_image(content + bytes(300), "x.png")
+
+
+def test_a_web_page_in_place_of_a_zip_is_named(tmp_path):
+    (tmp_path / "s.zip").write_bytes(b"<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(ValueError, match="web page"):
+        archive.collect(tmp_path / "s.zip", tmp_path / "o")
+
+
+def test_a_set_that_is_not_sorted_by_class_is_one_problem(tmp_path):
+    source = _folder(tmp_path / "s", {"images/a.png": b"x", "masks/a.png": b"x", "LICENSE.txt": b"x"})
+    with pytest.raises(ValueError, match=r"1 problem\n.*'images', 'masks'"):
+        archive.collect(source, tmp_path / "o")
+
+
+def test_what_tools_leave_in_the_data_later_is_no_folder_of_images(tmp_path):
+    left = {"benign/.ipynb_checkpoints/a.png": b"x", "@eaDir/a.png": b"x"}
+    images, problems = list_images(_folder(tmp_path / "data", _good() | left))
+    assert [image.name for image in images] == ["benign (1).png", "malignant (1).png", "normal (1).png"]
+    assert {(problem.path, problem.kind) for problem in problems} == {
+        ("benign/.ipynb_checkpoints/", "other_file"), ("@eaDir/", "other_file"),
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from busi.data.arrangement import arrange
-from busi.data.companions import MAGIC_BYTES, packed_as
+from busi.data.companions import MAGIC_BYTES, content_kind, packed_as
 from busi.data.description import read_description
 from busi.data.layout import CLASSES
 from busi.data.members import (
@@ -33,6 +33,7 @@ from busi.data.members import (
 
 PROBLEMS_SHOWN = 20
 _LONGEST_DESCRIPTION = 4 << 20
+_ZIP = b"PK\x03\x04"
 
 
 class Collected(NamedTuple):
@@ -62,7 +63,7 @@ def collect(source: Path, folder: Path, limits: Limits = LIMITS) -> Collected:
         if source.is_dir():
             members, folders, problems = list_folder(source, limits)
         else:
-            _refuse_packed(source)
+            _refuse_other_kinds(source)
             file = stack.enter_context(BoundedFile(io.FileIO(source), limits.members))
             archive = stack.enter_context(open_zip(file, source.name))
             members, folders, problems = list_zip(archive, limits)
@@ -104,14 +105,19 @@ def copy_members(source: Path, files: dict[str, Member], folder: Path, limits: L
     return total
 
 
-def _refuse_packed(source: Path) -> None:
-    """Refuse a file that is packed in another way than a zip, by its first bytes, whatever its suffix says."""
+def _refuse_other_kinds(source: Path) -> None:
+    """Refuse a file that its first bytes show to be something else than a zip, whatever its suffix says."""
     with source.open("rb") as file:
-        kind = packed_as(file.read(MAGIC_BYTES))
-    if kind is not None:
-        raise ValueError(
-            f"{source.name!r} can't be taken: it is {kind}; expected a zip or a folder\n  unpack it and give the folder"
-        )
+        head = file.read(MAGIC_BYTES)
+    if packed_as(head) is not None:
+        way_on = "unpack it and give the folder"
+    elif not head.startswith(_ZIP) and content_kind(head) is not None:
+        way_on = "give the zip or the folder with the images"
+    else:
+        return
+    raise ValueError(
+        f"{source.name!r} can't be taken: it is {content_kind(head)}; expected a zip or a folder\n  {way_on}"
+    )
 
 
 def _refuse(source: Path, problems: list[str]) -> None:

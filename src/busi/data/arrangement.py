@@ -37,17 +37,18 @@ def arrange(paths: Iterable[str]) -> Arrangement:
     ignored: list[str] = []
     kept: dict[tuple[str, ...], str] = {}
     for path in sorted(paths):
-        parts = tuple(part for part in path.removesuffix("/").split("/") if part != ".")
-        if reason := _path_fault(path, parts):
+        parts = _parts(path)
+        if reason := _leads_out(path, parts):
             problems.append(f"{path!r}: {reason}")
         elif is_skipped(path):
             ignored.append(path)
-        elif not path.endswith("/") and (reason := refusal(parts[-1] if parts else "")):
+        elif reason := next(filter(None, map(name_fault, parts)), None) or refusal(path):
             problems.append(f"{path!r}: {reason}")
         elif parts in kept:
             problems.append(f"{path!r}: appears twice")
         else:
             kept[parts] = path
+    _drop_emptied(kept, ignored)
     depth = _wrapping(kept)
     description = None
     unknown: dict[str, None] = {}
@@ -70,7 +71,11 @@ def arrange(paths: Iterable[str]) -> Arrangement:
                 flat.append((label, name, path))
             case (label, name, *_):
                 nested[f"{label}/{name}"] = None
-    problems += [f"{name!r}: unknown class folder; expected {', '.join(CLASSES)}" for name in unknown]
+    if unknown and not any(set(parts[depth : depth + 1]) & set(CLASSES) for parts in kept):
+        names = ", ".join(repr(name) for name in list(unknown)[:5]) + ", ..." * (len(unknown) > 5)
+        problems.append(f"none of the folders {', '.join(CLASSES)} is in it, but {names}; sort the images by class")
+    else:
+        problems += [f"{name!r}: unknown class folder; expected {', '.join(CLASSES)}" for name in unknown]
     problems += [f"{name!r}: a folder inside a class folder; move its files up or remove it" for name in nested]
     files, counts, masks, faults = _pair(flat)
     if not problems:  # else they say why there is none
@@ -91,7 +96,7 @@ def name_fault(name: str, longest: int = 255) -> str | None:
     return f"its name has {length} bytes; at most {longest} are taken" if length > longest else None
 
 
-def _path_fault(path: str, parts: tuple[str, ...]) -> str | None:
+def _leads_out(path: str, parts: tuple[str, ...]) -> str | None:
     if "\\" in path:
         return "a backslash in its path"
     if path.startswith("/"):
@@ -100,7 +105,23 @@ def _path_fault(path: str, parts: tuple[str, ...]) -> str | None:
         return "a drive letter in its path"
     if ".." in parts:
         return "its path leads out of the archive (..)"
-    return next((reason for part in parts if (reason := name_fault(part))), None)
+    return None
+
+
+def _drop_emptied(kept: dict[tuple[str, ...], str], ignored: Iterable[str]) -> None:
+    """Drop the folders that hold nothing but skipped files; a zip need not even list them."""
+    with_file = {above for parts, path in kept.items() if not path.endswith("/") for above in _above(parts)}
+    with_skipped = {above for path in ignored for above in _above(_parts(path))}
+    for parts in (with_skipped - with_file) & kept.keys():
+        del kept[parts]
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.removesuffix("/").split("/") if part != ".")
+
+
+def _above(parts: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    return (parts[:end] for end in range(1, len(parts)))
 
 
 def _wrapping(kept: Iterable[tuple[str, ...]]) -> int:
@@ -124,7 +145,7 @@ def _pair(flat: list[tuple[str, str, str]]) -> tuple[dict[str, str], dict[str, i
     for label, name, path in sorted(flat):
         parsed = parse_name(name)
         if parsed is None:
-            problems.append(f"{path!r}: not an image by its suffix; remove it")
+            problems.append(f"{path!r}: not an image by its suffix; remove it, or save it as PNG")
             continue
         # One image on a disk that ignores case, or writes umlauts in the other Unicode form
         key = (label, unicodedata.normalize("NFC", parsed.stem).casefold(), parsed.mask)

@@ -30,15 +30,15 @@ _FOLDERS = frozenset(
     ]
 ) | {"system volume information"}
 _FILES = re.compile(
-    r"\.ds_store|(eh)?thumbs\.db(:.*)?|desktop\.ini|\.directory|\.localized|\.gitignore|\.gitkeep|\.gitattributes"
+    r"\.ds_store|icon\r|(eh)?thumbs\.db(:.*)?|desktop\.ini|\.directory|\.localized|\.gitignore|\.gitkeep|\.gitattributes"
     r"|\.dvcignore|\.git|\._.*|\.nfs.*|\.~lock.*|~\$.*|.*\.dvc|.*:?zone\.identifier|readme|licen[cs]e",
     re.DOTALL | re.IGNORECASE,
 )
 _DOCUMENTS = (".txt", ".md", ".rst", ".pdf", ".csv", ".tsv", ".xls", ".xlsx", ".doc", ".docx", ".json", ".html", ".bib")
 _UNFINISHED = (".part", ".crdownload", ".partial", ".download")
 _PACKED = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".iso")
-# First bytes of a packed file, where they stand, and what it is
-_MAGIC = (
+# First bytes of a file that is read neither as a set nor as an image, where they stand, and what it is
+_PACKED_MAGIC = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (0, b"Rar!\x1a\x07", "a RAR archive"),
     (0, b"\x1f\x8b", "packed by gzip (.gz or .tar.gz)"),
@@ -47,6 +47,21 @@ _MAGIC = (
     (0, b"\x28\xb5\x2f\xfd", "packed by zstd"),
     (257, b"ustar", "a tar archive"),
     (0x8001, b"CD001", "an ISO disk image"),
+)
+_OTHER_MAGIC = (
+    (0, b"PK\x03\x04", "a zip (or a document of an office program)"),
+    (8, b"WEBP", "a WebP image"),
+    (0, b"GIF8", "a GIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIC image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"%PDF-", "a PDF document"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS and not the file itself (`git lfs pull` fetches it)"),
+    (0, b"<!DOCTYPE", "a web page, as servers send in place of a file"),
+    (0, b"<!doctype", "a web page, as servers send in place of a file"),
+    (0, b"<html", "a web page, as servers send in place of a file"),
 )
 MAGIC_BYTES = 0x8006
 
@@ -65,15 +80,24 @@ def is_skipped(path: str) -> bool:
     )
 
 
-def refusal(name: str) -> str | None:
-    """Why a file of this name stops the reading of a set, or None."""
-    if name.lower().endswith(_UNFINISHED):
+def refusal(path: str) -> str | None:
+    """Why a member of this name stops the reading of a set, or None; `path` ends with `/` for a folder."""
+    if path.lower().endswith(_UNFINISHED):
         return "an unfinished download; finish or remove it"
-    if name.lower().endswith(_PACKED):
-        return "a packed file inside; unpack it and give the folder"
+    if path.lower().endswith(_PACKED):
+        return "a packed file inside; unpack it and give the folder, or remove it"
     return None
 
 
 def packed_as(head: bytes) -> str | None:
     """What a file is by its first `MAGIC_BYTES` bytes, if it is packed in a way that is not read."""
-    return next((kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic), None)
+    return _kind(head, _PACKED_MAGIC)
+
+
+def content_kind(head: bytes) -> str | None:
+    """What a file is by its first `MAGIC_BYTES` bytes, if that is known; a suffix may say anything."""
+    return _kind(head, _PACKED_MAGIC + _OTHER_MAGIC)
+
+
+def _kind(head: bytes, table: tuple[tuple[int, bytes, str], ...]) -> str | None:
+    return next((kind for at, magic, kind in table if head[at : at + len(magic)] == magic), None)

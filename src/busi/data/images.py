@@ -10,10 +10,11 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from busi.data.companions import MAGIC_BYTES, content_kind
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
@@ -136,11 +137,12 @@ def _content(path: Path, name: str) -> bytes:
         raise ValueError(f"{name}: cannot be opened ({getattr(error, 'strerror', error)}); {_EXPECTED}") from error
 
 
-def _decode(file: BinaryIO, name: str) -> Image.Image:
+def _decode(file: _Bounded, name: str) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not an image, or damaged at its start; {_EXPECTED}") from error
+        found = content_kind(bytes(file.getbuffer()[:MAGIC_BYTES])) or "not an image, or damaged at its start"
+        raise ValueError(f"{name}: {found}; {_EXPECTED}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: {str(error).rstrip('.')}; expected at most {MAX_PIXELS:,} pixels") from error
     except _DECODER_ERRORS as error:

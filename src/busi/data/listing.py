@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from busi.data import layout
+from busi.data.companions import is_skipped
 from busi.data.images import printable
 
 # What can be wrong with files and folders; `validation_table` has a column for each. A mask of another size than its
@@ -17,6 +18,7 @@ PROBLEMS = (
     "unknown_folder", "nested_folder", "other_file", "unreadable_image", "unreadable_mask", "mask_without_image",
     "mask_size", "further_mask_size",
 )  # fmt: skip
+_OF_A_TOOL = "left by a tool; nothing in it is read"
 
 
 class Problem(NamedTuple):
@@ -40,7 +42,9 @@ def list_images(folder: Path) -> tuple[list[ImageFiles], list[Problem]]:
     images, problems = [], []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            if entry.name in layout.CLASSES:
+            if is_skipped(f"{entry.name}/"):
+                problems.append(Problem(f"{_text(entry.name)}/", "other_file", _OF_A_TOOL))
+            elif entry.name in layout.CLASSES:
                 found, wrong = list_class(entry)
                 images += found
                 problems += wrong
@@ -62,7 +66,9 @@ def list_class(folder: Path) -> tuple[list[ImageFiles], list[Problem]]:
         name = layout.parse_name(entry.name)
         path = f"{label}/{_text(entry.name)}"
         is_image = name is not None and name.mask is None
-        if entry.is_dir():
+        if entry.is_dir() and is_skipped(f"{entry.name}/"):
+            problems.append(Problem(f"{path}/", "other_file", _OF_A_TOOL))
+        elif entry.is_dir():
             reason = f"{_size(entry)}; expected no folder in a class folder"
             problems.append(Problem(f"{path}/", "nested_folder", reason))
         elif name is None:

@@ -79,7 +79,7 @@ def test_transparency_is_composited_on_black():
         (bad_images.truncated(bad_images.encoded(GRAY)), "truncated"),
         (bad_images.truncated(bad_images.encoded(GRAY, "JPEG", quality=95)), "(?i)truncated"),
         (bad_images.encoded(GRAY)[:20], "(?i)truncated"),
-        (bad_images.encoded(GRAY, "GIF"), "not an image"),
+        (bad_images.encoded(GRAY, "GIF"), "a GIF image"),
         (bad_images.bomb(), "expected at most"),
         (bad_images.bomb(MAX_PIXELS // 8000 + 1, 8000), "expected at most"),
         (bad_images.encoded(GRAY.astype(np.float32), "TIFF"), "pixel type F"),
