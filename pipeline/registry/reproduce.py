@@ -109,8 +109,9 @@ def lay_out(tree: Path, tags: Mapping[str, str], patch: bytes) -> None:
             md5 = tags.get("weights_md5")
             raise StageError(f"{WEIGHTS}/{weights} with md5 {md5} is not here\n  `busi weights` fetches ImageNet's")
         shutil.copyfile(here, tree / WEIGHTS / weights)
-    # The cache is shared: it holds the data, and what comes out the same takes no room twice
-    run(tree, "dvc", "cache", "dir", "--local", str(ROOT / ".dvc" / "cache"))
+    # The cache is shared: it holds the data, and what comes out the same takes no room twice. Its path is relative,
+    # because DVC's configuration does not take every sign that a folder above may have in its name
+    run(tree, "dvc", "cache", "dir", "--local", os.path.relpath(ROOT / ".dvc" / "cache", tree))
 
 
 def bring_data(tree: Path, tags: Mapping[str, str]) -> None:

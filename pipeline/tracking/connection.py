@@ -124,8 +124,14 @@ def client() -> mlflow.MlflowClient:
     named = os.environ.get("MLFLOW_TRACKING_URI")
     # MLflow keeps one connection an address, so the address must say which folder's database this is
     path = (Path.cwd() / DATABASE).as_posix()
-    # Only what would end the path in an address: MLflow makes the folder of the address as it is spelt
-    here = f"sqlite:///{path.replace('%', '%25').replace('?', '%3F').replace('#', '%23')}"
+    if is_embedded() and "?" in path:
+        raise StageError(
+            f"{Path.cwd()} has a question mark in its path, and SQLite's address would end there\n"
+            "  give the folder another name, or set MLFLOW_TRACKING_URI to the address of a server"
+        )
+    here = f"sqlite:///{path}"  # nothing else in a path is encoded: neither SQLAlchemy nor MLflow decodes it
+    if is_embedded() and "'" in path and not DATABASE.exists():
+        _create(here)
     mlflow.set_tracking_uri(here if is_embedded() else store_uri())
     # MLflow writes the variable; a process started in another folder has a store of its own
     if named is None:
@@ -133,6 +139,13 @@ def client() -> mlflow.MlflowClient:
     else:
         os.environ["MLFLOW_TRACKING_URI"] = named
     return mlflow.MlflowClient()
+
+
+def _create(address: str) -> None:
+    """Make an empty database below a path with a quotation mark, which MLflow writes unquoted into its first SQL."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # imported by its first use anyway
+
+    SqlAlchemyStore(address, (Path.cwd() / STORE).as_uri())
 
 
 def experiment_id(opened: mlflow.MlflowClient) -> str:

@@ -120,7 +120,7 @@ def _config(site: Path) -> DataContextConfig:
     pages = {
         "class_name": "SiteBuilder",
         "show_how_to_buttons": False,
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site).replace("$", r"\$")},
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
     }
     return DataContextConfig(

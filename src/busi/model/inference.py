@@ -40,7 +40,7 @@ def predict(model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         return tf.cast(model(image[tf.newaxis], training=False)[0], tf.float32)
 
     # Compiled once, for batches of any size: compiling again for a smaller last batch would take seconds
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)], autograph=False)
     def forward(batch):
         return tf.map_fn(one, batch, parallel_iterations=PARALLEL)
 
@@ -66,7 +66,7 @@ def compile_pass(model) -> Callable[[np.ndarray], Outputs]:
     maps = [layers[name] for name in FEATURE_MAPS if name in layers]
     network = keras.Model(model.input, [model.output, [layers[name] for name in OOD_LAYERS], maps])
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)], autograph=False)
     def run(pixels):
         probabilities, early_maps, feature_maps = network(pixels, training=False)
         return probabilities, _channel_statistics(early_maps), feature_maps
@@ -88,7 +88,7 @@ def compile_ood_features(model) -> Callable[[np.ndarray], np.ndarray]:
     layers = _outputs(model, set(OOD_LAYERS))
     network = keras.Model(model.input, [layers[name] for name in OOD_LAYERS])
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)], autograph=False)
     def run(pixels):
         return _channel_statistics(network(pixels, training=False))
 
