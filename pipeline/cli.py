@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from pipeline.dataset import read_dataset
 from pipeline.paths import PARAMS
 from pipeline.runtime import terminal
 from pipeline.runtime.errors import StageError
@@ -194,7 +195,7 @@ def versions(model: Model = None) -> None:
       busi versions
       busi versions --model busi-densenet121-phantom
     """
-    with _command("versions"):
+    with _command("versions", of_data=model is None):
         from pipeline.registry import commands
 
         commands.list_versions(model)
@@ -211,7 +212,7 @@ def show(version: Version = None, model: Model = None) -> None:
       busi show
       busi show 3
     """
-    with _command("show"):
+    with _command("show", of_data=model is None):
         from pipeline.registry import commands
 
         commands.show(version, model)
@@ -235,7 +236,7 @@ def card(
       busi card 3
       busi card 3 --output card.md
     """
-    with _command("card"):
+    with _command("card", of_data=model is None):
         from pipeline.registry import commands
 
         commands.card(version, output, model)
@@ -267,7 +268,7 @@ def promote(
       busi promote
       busi promote 3 --force --reason "agreed at the review of 3 May" --yes
     """
-    with _command("promote"):
+    with _command("promote", of_data=model is None):
         from pipeline.registry import commands
 
         commands.promote(version, force, reason, yes, model)
@@ -284,7 +285,7 @@ def rollback(reason: Reason = "", yes: Yes = False, model: Model = None) -> None
     Examples
       busi rollback --reason "too many false alarms"
     """
-    with _command("rollback"):
+    with _command("rollback", of_data=model is None):
         from pipeline.registry import commands
 
         commands.rollback(reason, yes, model)
@@ -300,7 +301,7 @@ def history(model: Model = None) -> None:
     Examples
       busi history
     """
-    with _command("history"):
+    with _command("history", of_data=model is None):
         from pipeline.registry import commands
 
         commands.history(model)
@@ -320,7 +321,7 @@ def verify(
     Examples
       busi verify --all
     """
-    with _command("verify"):
+    with _command("verify", of_data=model is None):
         from pipeline.registry import commands
 
         commands.verify(every, model)
@@ -343,7 +344,7 @@ def reproduce(
     Examples
       busi reproduce 3
     """
-    with _command("reproduce"):
+    with _command("reproduce", of_data=model is None):
         from pipeline.registry import reproduce
 
         reproduce.reproduce(version, model)
@@ -406,7 +407,7 @@ def serve(
       busi serve
       busi serve --port 8080
     """
-    with _command("serve"):
+    with _command("serve", of_data=model is None):
         from pipeline.serving import serve
 
         serve.run(port, model)
@@ -537,7 +538,7 @@ def summary() -> None:
     Examples
       dvc repro && busi summary
     """
-    with _command("summary"):
+    with _command("summary", of_data=True):
         from pipeline.orchestration import summary
 
         summary.run()
@@ -563,14 +564,17 @@ def kubeflow(
 
 
 @contextlib.contextmanager
-def _command(name: str) -> Iterator[None]:
+def _command(name: str, of_data: bool = False) -> Iterator[None]:
     """Run the block of a command: its errors, signals and exit codes are those of a stage.
 
-    Raises a `StageError` outside the root of the repository, where a command would make a second store or data set.
+    Raises a `StageError` outside the root of the repository, where a command would make a second store or data set,
+    and, for a command that is about the data set in `data/`, where there is none.
     """
     with stage(name):
         if not PARAMS.is_file():
             raise StageError(f"{PARAMS} not found in {Path.cwd()}\n  run busi in the root of the repository")
+        if of_data:
+            read_dataset()  # here, because the block imports MLflow first, which takes seconds
         yield
 
 

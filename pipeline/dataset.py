@@ -24,8 +24,8 @@ def read_dataset(path: Path = DATASET) -> dict:
     """
     if not path.is_file():
         raise StageError(
-            f"{path} not found\n  bring data in with `busi data SOURCE` (`busi data phantom` makes the embedded set), "
-            "or with `dvc checkout data.dvc`"
+            f"{path} not found\n  `busi run` brings data in (the version of data.dvc, else the embedded set) and runs "
+            "all stages;\n  `busi data` does the first alone, and `busi data SOURCE` brings in your own images"
         )
     try:
         dataset = json.loads(path.read_text(encoding="utf-8"))

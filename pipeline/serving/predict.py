@@ -19,6 +19,7 @@ from busi import DISCLAIMER
 from busi.data.images import printable
 from busi.data.layout import CLASSES, IMAGE_SUFFIXES
 from busi.serving import MAX_BYTES
+from pipeline.dataset import read_dataset
 from pipeline.runtime.errors import StageError
 
 BATCH = 32  # files in memory at once
@@ -35,6 +36,8 @@ def run(paths: list[Path], as_csv: bool, as_json: bool, model: str | None) -> No
     if not paths:
         raise StageError("no file was named; expected image files, or folders of them")
     files = find(paths)
+    if model is None:
+        read_dataset()  # an error before the seconds that the next line takes
 
     from pipeline.registry import names, production
 
