@@ -96,8 +96,7 @@ def run_step(step: str, *, timeout: float, say: Callable[[str], None], force: bo
         ran = True
     elif step == DATA:
         missing = not any(Path(DATA).glob("*"))
-        if missing:
-            _run_module(step, deadline, say)
+        _run_module(step, deadline, say)  # stops where data/ is not what data.dvc names; DVC would rewrite data.dvc
         _repro(step, deadline, say, force=False)
         ran = missing or output_hashes(step) != before
     else:

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.ingest import dvc_command
 from pipeline.ingest.version import read_version
+from pipeline.orchestration import dvc_steps
 from pipeline.paths import ROOT
+from pipeline.runtime.errors import StageError
 from tests.malformed_inputs.good_files import write_set
 from tests.pipeline.registry import git
 
@@ -58,6 +60,13 @@ def make_branches(tmp_path, monkeypatch) -> None:
     git("add", "-A")
     git("commit", "-m", "two")
     git("checkout", "main")
+
+
+def test_the_flow_stops_too(branches):
+    before = Path("data.dvc").read_bytes()
+    with pytest.raises(StageError, match="dvc checkout"):
+        dvc_steps.run_step(dvc_steps.DATA, timeout=100, say=print)
+    assert Path("data.dvc").read_bytes() == before
 
 
 @pytest.mark.parametrize("command", ["data", "run"])
