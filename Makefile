@@ -83,6 +83,8 @@ data: $(ENV) ## Bring data in: make data SOURCE=phantom | busi | kaggle | path t
 
 remote: $(ENV) ## Add a DVC remote and push to it: make remote URL=s3://bucket/path (or gs://, ssh://, a folder)
 	@test -n "$$ARG_URL" || { echo "error: URL is missing; make remote URL=s3://bucket/path"; exit 1; }
+	@# DVC would empty .dvc/config
+	@LC_ALL=C; case "$$ARG_URL" in *[!\ -~]*) echo "error: DVC keeps only ASCII in .dvc/config, and URL is $$ARG_URL; give a link to that folder with a plain name"; exit 1;; esac
 	@dvc remote add --force --default storage -- "$$ARG_URL"
 	@dvc push
 
