@@ -6,6 +6,7 @@ repository root so that the repository may be moved, unless `MLFLOW_TRACKING_URI
 
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,9 +125,9 @@ def client() -> mlflow.MlflowClient:
     named = os.environ.get("MLFLOW_TRACKING_URI")
     # MLflow keeps one connection an address, so the address must say which folder's database this is
     path = (Path.cwd() / DATABASE).as_posix()
-    if is_embedded() and "?" in path:
+    if is_embedded() and (sign := re.search(r"\?|%[0-9A-Fa-f]{2}", path)):
         raise StageError(
-            f"{Path.cwd()} has a question mark in its path, and SQLite's address would end there\n"
+            f"{Path.cwd()}: {sign[0]!r} in the path of the repository has a meaning in the address of its store\n"
             "  give the folder another name, or set MLFLOW_TRACKING_URI to the address of a server"
         )
     here = f"sqlite:///{path}"  # nothing else in a path is encoded: neither SQLAlchemy nor MLflow decodes it

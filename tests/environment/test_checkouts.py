@@ -46,12 +46,13 @@ def test_the_store_is_made_below_a_folder_of_any_name(outputs, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("a b")] == [NAME]
 
 
-def test_a_question_mark_is_refused_since_an_address_ends_there(tmp_path, monkeypatch):
-    folder = tmp_path / "why?"
+@pytest.mark.parametrize("name", ["why?", "100%41"])
+def test_what_has_a_meaning_in_an_address_is_refused(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(StageError, match="question mark"):
+    with pytest.raises(StageError, match="another name"):
         connection.connect()
 
 

@@ -14,7 +14,7 @@ from pipeline.runtime.lifecycle import EXTERNAL_SERVICE_EXIT
 
 COMMANDS = [
     "data", "run", "flow", "crossval", "versions", "show", "card", "promote", "rollback", "history", "verify",
-    "reproduce", "predict", "serve", "app", "ui", "weights", "pretrain", "summary", "kubeflow",
+    "reproduce", "predict", "serve", "app", "ui", "weights", "pretrain", "doctor", "summary", "kubeflow",
 ]  # fmt: skip
 HEAVY = {"dask", "dvc", "great_expectations", "keras", "mlflow", "numpy", "pandas", "prefect", "rich", "streamlit",
          "tensorflow", "yaml"}  # fmt: skip
