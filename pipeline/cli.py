@@ -39,8 +39,14 @@ Model = Annotated[
 Version = Annotated[
     int | None,
     typer.Argument(
+        metavar="VERSION", help="Number of a version. Left out: the newest that passed the gate.", show_default=False
+    ),
+]
+ShownVersion = Annotated[
+    int | None,
+    typer.Argument(
         metavar="VERSION",
-        help="Number of a version. Left out: the newest that passed the gate, or, to show, the newest of all.",
+        help="Number of a version. Left out: the newest that passed the gate, or the newest of all if none has.",
         show_default=False,
     ),
 ]
@@ -157,8 +163,8 @@ def flow(
 
 @app.command()
 def crossval(
-    folds: Annotated[int, typer.Option(min=2, help="Folds; each image is tested in one.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, help="Repetitions, each with its own random folds.")] = 1,
+    folds: Annotated[int, typer.Option(min=2, metavar="N", help="Folds; each image is tested in one.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions, each with its own random folds.")] = 1,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -170,8 +176,8 @@ def crossval(
 ) -> None:
     """Cross-validate the parameters of params.yaml on Dask workers.
 
-    Needs the manifest that stage validate writes. Writes reports/crossval.json and
-    artifacts/crossval/predictions.csv. Finished folds are kept, so a run that was cut off continues.
+    Needs the manifest that stage validate writes (`busi data && dvc repro validate`). Writes reports/crossval.json
+    and artifacts/crossval/predictions.csv. Finished folds are kept, so a run that was cut off continues.
 
     \b
     Examples
@@ -202,7 +208,7 @@ def versions(model: Model = None) -> None:
 
 
 @app.command()
-def show(version: Version = None, model: Model = None) -> None:
+def show(version: ShownVersion = None, model: Model = None) -> None:
     """Show all that is known of a version.
 
     The rules of the gate, metrics with intervals, lineage, and the commands that rebuild it.
@@ -220,7 +226,7 @@ def show(version: Version = None, model: Model = None) -> None:
 
 @app.command()
 def card(
-    version: Version = None,
+    version: ShownVersion = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Left out: artifacts/NAME-vVERSION.md.", show_default=False),
@@ -392,7 +398,11 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Port on this machine. Left out: 5001, or the next free one.", show_default=False
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="Port on this machine. Left out: 5001, or the next free one.",
+            show_default=False,
         ),
     ] = None,
     model: Model = None,
@@ -418,7 +428,11 @@ def start_app(
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Port on this machine. Left out: 8501, or the next free one.", show_default=False
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="Port on this machine. Left out: 8501, or the next free one.",
+            show_default=False,
         ),
     ] = None,
     model: Model = None,
@@ -443,7 +457,11 @@ def ui(
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Port on this machine. Left out: 5000, or the next free one.", show_default=False
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="Port on this machine. Left out: 5000, or the next free one.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -481,12 +499,14 @@ def weights() -> None:
 
 @app.command()
 def pretrain(
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all, 64 new phantoms each.")] = 1521,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Optimiser steps in all, 64 new phantoms each.")
+    ] = 1521,
     learning_rate: Annotated[
-        float, typer.Option(help="Peak of the schedule: linear warm-up, then cosine to zero.")
+        float, typer.Option(metavar="RATE", help="Peak of the schedule: linear warm-up, then cosine to zero.")
     ] = 1.5e-3,
-    seed: Annotated[int, typer.Option(help="Of the sequence of phantoms and of the initial weights.")] = 6,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = 2,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the sequence of phantoms and of the initial weights.")] = 6,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that render phantoms.")] = 2,
     backend: Annotated[str, typer.Option(metavar="NAME", help="Of Keras: tensorflow, jax or torch.")] = "tensorflow",
     mlflow: Annotated[bool, typer.Option(help="Log the run to MLflow.")] = True,
 ) -> None:
