@@ -120,6 +120,7 @@ def smoke_test(version: ModelVersion, files: Path) -> CheckResult:
                 return check(SMOKE, False, f"The test image {row['path']} was changed or is missing.")
         (images / "smoke.json").write_bytes((files / "smoke.json").read_bytes())
         uri = f"models:/{version.name}/{version.version}"
+        print(f"trying version {version.version} in a fresh process", file=sys.stderr, flush=True)
         try:
             done = subprocess.run(
                 [sys.executable, "-I", str(SMOKE_SCRIPT), uri, str(images.resolve())],

@@ -41,6 +41,8 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
     Raises:
         StageError: there is no such version, it is Production already, a check failed, or `force` has no reason.
     """
+    if force and not reason.strip():
+        raise StageError("--force needs a reason, which stays on record: --reason 'TEXT'")
     chosen = choose(name, number)
     production = production_of(name)
     if production is not None and str(production.version) == str(chosen.version) and verify.agrees(name):
@@ -56,8 +58,6 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
             else "  to promote it all the same and keep the reason on record: --force --reason 'TEXT'"
         )
         raise StageError("\n".join([f"{name} version {chosen.version} is refused", *checks.lines(failed), mend]))
-    if force and not reason.strip():
-        raise StageError("--force needs a reason, which stays on record: --reason 'TEXT'")
     agree(chosen, production, found)
     return _move("promote", chosen, production, [one.name for one in failed], reason)
 
