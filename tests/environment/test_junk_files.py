@@ -159,9 +159,29 @@ def test_a_set_that_is_not_sorted_by_class_is_one_problem(tmp_path):
 
 
 def test_what_tools_leave_in_the_data_later_is_no_folder_of_images(tmp_path):
-    left = {"benign/.ipynb_checkpoints/a.png": b"x", "@eaDir/a.png": b"x"}
+    left = {"benign/.ipynb_checkpoints/a.png": b"x", "@eaDir/a.png": b"x", "benign/._benign (1).png": b"x"}
     images, problems = list_images(_folder(tmp_path / "data", _good() | left))
     assert [image.name for image in images] == ["benign (1).png", "malignant (1).png", "normal (1).png"]
-    assert {(problem.path, problem.kind) for problem in problems} == {
-        ("benign/.ipynb_checkpoints/", "other_file"), ("@eaDir/", "other_file"),
-    }  # fmt: skip
+    assert {problem.path for problem in problems} == {
+        "benign/.ipynb_checkpoints/",
+        "@eaDir/",
+        "benign/._benign (1).png",
+    }
+    assert {problem.kind for problem in problems} == {"other_file"}
+
+
+def test_what_systems_leave_in_the_data_is_no_change_to_dvc():
+    from pathspec import PathSpec
+
+    lines = (Path(__file__).resolve().parents[2] / ".dvcignore").read_text().splitlines()
+    ignored = PathSpec.from_lines("gitwildmatch", lines)
+    left = (
+        ".DS_Store",
+        "benign/.DS_Store",
+        "benign/._x.png",
+        "Thumbs.db",
+        "normal/.ipynb_checkpoints/x.png",
+        "@eaDir/x",
+    )
+    assert all(ignored.match_file(f"data/{name}") for name in left)
+    assert not any(ignored.match_file(f"data/{name}") for name in [*_good(), "dataset.json"])

@@ -68,6 +68,8 @@ def list_class(folder: Path) -> tuple[list[ImageFiles], list[Problem]]:
         is_image = name is not None and name.mask is None
         if entry.is_dir() and is_skipped(f"{entry.name}/"):
             problems.append(Problem(f"{path}/", "other_file", _OF_A_TOOL))
+        elif name is not None and is_skipped(entry.name):  # `._x.png` of macOS
+            problems.append(Problem(path, "other_file", _OF_A_TOOL))
         elif entry.is_dir():
             reason = f"{_size(entry)}; expected no folder in a class folder"
             problems.append(Problem(f"{path}/", "nested_folder", reason))
