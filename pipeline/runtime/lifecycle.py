@@ -69,6 +69,8 @@ def stage(name: str) -> Iterator[None]:
             text += f"\n  {_whose(Path(error.filename))}"
         if isinstance(error, OSError) and error.errno == errno.ENOLCK:
             text += "\n  this disk, most likely one on a network, can't lock files; move the repository to a local disk"
+        with contextlib.suppress(OSError):  # of a full disk, which may be the error itself
+            sys.stdout.flush()  # in a pipe or a file that both streams go to, what led to the error stands before it
         print(f"\nerror in {name}: {_CREDENTIALS.sub('', text)}", file=sys.stderr)
         sys.exit(EXTERNAL_SERVICE_EXIT if isinstance(error, ExternalServiceError) else 1)
 

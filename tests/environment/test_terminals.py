@@ -50,6 +50,12 @@ def test_an_error_after_the_reader_left_is_still_one(shell):
     assert "the work failed" in error and "pipe" not in error.lower()
 
 
+def test_an_error_stands_below_what_led_to_it(shell):
+    code, said, _ = shell("$WORK fail 2>&1")
+    assert code == 1
+    assert said.splitlines()[-3:] == ["line 19999", "", "error in work: the work failed"]
+
+
 def test_output_that_is_closed_is_no_error(shell, tmp_path):
     assert shell("$WORK >&- 2>&-") == (0, "", "")
     assert (tmp_path / "done").exists()
