@@ -8,8 +8,11 @@ import contextlib
 import logging
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from distributed import Client
 from prefect import flow, task
@@ -19,13 +22,15 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
 from prefect.states import Failed, State
 from prefect_dask import DaskTaskRunner
+from tqdm import tqdm
 
 from pipeline.orchestration import fold
-from pipeline.orchestration.folds import Fold
+from pipeline.orchestration.folds import FOLDER, Fold
 from pipeline.runtime.errors import StageError
 
 WORKERS = 2
-CONNECT = "10s"  # for a scheduler to answer
+CONNECT = "5s"  # for a scheduler to answer
+REDRAW_SECONDS = 1.0
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -57,21 +62,43 @@ def run_all(waiting: list[Fold], prefixes: list[Path], scheduler: str | None) ->
         problems = {}
         for future in as_completed([*shared, *submitted]):
             future.wait()
+            bar.update()
             one = submitted.get(future)
             if one is None and not (shared[future] / fold.RESULT).is_file():
                 problems["prefix"] = reason(future.state)
             elif one and one.is_finished:
                 accuracy = one.result()["metrics"]["accuracy"]
-                print(f"{one.name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", flush=True)
+                bar.write(f"{one.name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", file=sys.stdout)
+                sys.stdout.flush()
             elif one and "prefix" not in problems:
                 problems[one.name] = reason(future.state)
         return problems
 
-    with api_server():
+    print(f"each writes its progress into its log: tail -f {FOLDER}/*/*/{fold.LOG}", flush=True)
+    with api_server(), jobs_bar(len(prefixes) + len(waiting)) as bar:
         problems = crossval()
     if problems:
         told = "\n".join(f"{name}: {message}" for name, message in problems.items())
         raise StageError(f"{told}\n  finished folds are kept; mend the cause and run the same command again")
+
+
+@contextlib.contextmanager
+def jobs_bar(total: int, file: TextIO | None = None) -> Iterator[tqdm]:
+    """A progress bar whose clock goes on between two jobs, minutes apart; on a terminal only (`file`, or stderr)."""
+    ended = threading.Event()
+    with tqdm(total=total, desc="jobs", unit="job", disable=None, file=file) as bar:
+
+        def redraw() -> None:
+            while not ended.wait(REDRAW_SECONDS):
+                bar.refresh()
+
+        clock = threading.Thread(target=redraw, daemon=True)
+        clock.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            clock.join()
 
 
 def reason(state: State) -> str:
@@ -96,6 +123,8 @@ def runner(scheduler: str | None) -> DaskTaskRunner:
                 "  start one there (`dask scheduler`), or leave --scheduler out for two local workers"
             ) from error
         return DaskTaskRunner(address=scheduler)
+    # How Dask ends a worker that has nothing left to do
+    logging.getLogger("distributed.nanny").addFilter(lambda record: "still alive" not in record.getMessage())
     return DaskTaskRunner(
         cluster_kwargs={
             "n_workers": WORKERS,
