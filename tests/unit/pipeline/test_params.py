@@ -73,7 +73,7 @@ def test_every_problem_is_reported_at_once(values, tmp_path):
 
 def test_parts_must_add_up(values, tmp_path):
     values["split"]["train"] = 0.5
-    with pytest.raises(StageError, match=r"must be 1, got 0\.8"):
+    with pytest.raises(StageError, match=r"split: train \+ val \+ test must be 1, got 0\.8"):
         reading(values, tmp_path)
 
 
