@@ -74,6 +74,7 @@ worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a work
 	@mkdir -p .cache
 	@python -c 'import os, urllib.request; urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=10)' \
 	  2>/dev/null || { echo "error: no Prefect server answers at $$PREFECT_API_URL; start one with make server"; exit 1; }
+	@echo "deploying the flow, then starting the worker (some 15 s); Ctrl-C ends it"
 	@prefect work-pool inspect busi >/dev/null || prefect work-pool create busi --type process
 	@prefect --no-prompt deploy --all
 	@prefect worker start --pool busi

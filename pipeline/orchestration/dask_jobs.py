@@ -62,20 +62,19 @@ def run_all(waiting: list[Fold], prefixes: list[Path], scheduler: str | None) ->
         problems = {}
         for future in as_completed([*shared, *submitted]):
             future.wait()
-            bar.update()
             one = submitted.get(future)
             if one is None and not (shared[future] / fold.RESULT).is_file():
                 problems["prefix"] = reason(future.state)
             elif one and one.is_finished:
                 accuracy = one.result()["metrics"]["accuracy"]
-                bar.write(f"{one.name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", file=sys.stdout)
+                tqdm.write(f"{one.name}: accuracy {accuracy['value']:.3f}, n = {accuracy['n']}", file=sys.stdout)
                 sys.stdout.flush()
             elif one and "prefix" not in problems:
                 problems[one.name] = reason(future.state)
         return problems
 
     print(f"each writes its progress into its log: tail -f {FOLDER}/*/*/{fold.LOG}", flush=True)
-    with api_server(), jobs_bar(len(prefixes) + len(waiting)) as bar:
+    with api_server(), jobs_bar([*prefixes, *(one.folder for one in waiting)]):
         problems = crossval()
     if problems:
         told = "\n".join(f"{name}: {message}" for name, message in problems.items())
@@ -83,19 +82,23 @@ def run_all(waiting: list[Fold], prefixes: list[Path], scheduler: str | None) ->
 
 
 @contextlib.contextmanager
-def jobs_bar(total: int, file: TextIO | None = None) -> Iterator[tqdm]:
-    """A progress bar whose clock goes on between two jobs, minutes apart; on a terminal only (`file`, or stderr)."""
+def jobs_bar(folders: list[Path], file: TextIO | None = None) -> Iterator[None]:
+    """Show how many of these jobs have a result and how long it has taken; on a terminal only (`file`, or stderr).
+
+    It looks at the folders, because a flow takes all that it names to the workers, and a bar can't go there.
+    """
     ended = threading.Event()
-    with tqdm(total=total, desc="jobs", unit="job", disable=None, file=file) as bar:
+    with tqdm(total=len(folders), desc="jobs", unit="job", disable=None, file=file) as bar:
 
         def redraw() -> None:
             while not ended.wait(REDRAW_SECONDS):
+                bar.n = sum((folder / fold.RESULT).is_file() for folder in folders)
                 bar.refresh()
 
         clock = threading.Thread(target=redraw, daemon=True)
         clock.start()
         try:
-            yield bar
+            yield
         finally:
             ended.set()
             clock.join()

@@ -7,29 +7,34 @@ from pipeline.orchestration import dask_jobs
 
 
 class Terminal(io.StringIO):
-    """A terminal that says when it has been drawn on a third time: twice without a job having ended."""
+    """A terminal that says when `awaited` has been drawn on it."""
 
-    drawn = threading.Event()
+    def __init__(self, awaited: str) -> None:
+        super().__init__()
+        self.awaited, self.drawn = awaited, threading.Event()
 
     def isatty(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
         done = super().write(text)
-        if self.getvalue().count("0/3") > 2:
+        if self.awaited in self.getvalue():
             self.drawn.set()
         return done
 
 
-def test_the_bar_is_drawn_again_while_no_job_ends(monkeypatch):
+def test_the_bar_counts_the_jobs_with_a_result_while_they_run(tmp_path, monkeypatch):
     monkeypatch.setattr(dask_jobs, "REDRAW_SECONDS", 0.01)
-    terminal = Terminal()
-    with dask_jobs.jobs_bar(3, file=terminal):
+    folders = [tmp_path / name for name in "abc"]
+    folders[1].mkdir()
+    terminal = Terminal("1/3")
+    with dask_jobs.jobs_bar(folders, file=terminal):
+        (folders[1] / "result.json").write_text("{}")
         assert terminal.drawn.wait(30)
 
 
-def test_a_file_gets_no_bar():
+def test_a_file_gets_no_bar(tmp_path):
     file = io.StringIO()
-    with dask_jobs.jobs_bar(3, file=file) as bar:
-        bar.update()
+    with dask_jobs.jobs_bar([tmp_path], file=file):
+        pass
     assert file.getvalue() == ""
