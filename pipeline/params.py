@@ -253,4 +253,5 @@ def _explain(problem: dict) -> str:
         case "missing":
             return f"  {key}: missing key; add it (docs/parameters.md lists them all)"
         case _:
-            return f"  {key}: {problem['msg'].removeprefix('Value error, ')}; received {reprlib.repr(problem['input'])[:200]}"
+            said = problem["msg"].removeprefix("Value error, ")
+            return f"  {key}: {said}; received {reprlib.repr(problem['input'])[:200]}"
