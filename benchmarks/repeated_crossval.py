@@ -35,7 +35,9 @@ def main(
     data_set = read_dataset()["name"]
     for name in rows or ():
         keep(REPORT, data_set, name, over_split_seeds(name, repeats, scheduler))
-    print(f"{data_set}\n\n{table(read_report(REPORT).get(data_set, {}), against)}\n\n{DISCLAIMER}")
+    measured = read_report(REPORT).get(data_set, {})
+    shown = table(measured, against) if measured else f"nothing measured yet; name rows, of {', '.join(ROWS)}"
+    print(f"{data_set}\n\n{shown}\n\n{DISCLAIMER}")
 
 
 def over_split_seeds(name: str, repeats: int, scheduler: str | None) -> dict:

@@ -185,3 +185,9 @@ def test_rows_are_selected_by_the_validation_images_of_every_split_seed_and_by_n
     assert f"{tail['accuracy_above']['value']:+.3f}" in capsys.readouterr().out
     with pytest.raises(StageError, match="hog"):
         model_selection.main(["ultrasound-head", "hog"], repeats=1, scheduler=None)
+
+
+def test_without_any_measured_row_the_spread_says_so(manifest, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(repeated_crossval, "REPORT", tmp_path / "dealings.json")
+    repeated_crossval.main(rows=[], against="hog")
+    assert "nothing measured" in capsys.readouterr().out
