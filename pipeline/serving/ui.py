@@ -26,10 +26,12 @@ def run(port: int | None) -> None:
     """Start the MLflow UI on this machine until Ctrl-C; without `port`, on 5000 or the next free one.
 
     Raises:
-        StageError: the port is taken, or all are; or the server did not start, or ended by itself.
+        StageError: the port is taken, or all are; or the server did not start, or ended by itself; or the tracking
+            store is a server that does not answer.
     """
     uri = connection.store_uri()
     if uri.startswith(("http://", "https://")):
+        connection.connect()  # refuses an address where no server answers
         print(f"the tracking store is a server with a UI of its own: {uri}")
         return
     port = choose_port(port, UI_PORTS)

@@ -7,6 +7,7 @@ import pytest
 from pipeline.orchestration import prefect_server
 from pipeline.runtime import servers
 from pipeline.runtime.errors import ExternalServiceError
+from pipeline.serving import ui
 from pipeline.tracking import connection
 
 
@@ -36,6 +37,15 @@ def test_the_tracking_server(dead, tmp_path, monkeypatch):
     with pytest.raises(ExternalServiceError, match="MLFLOW_TRACKING_URI") as raised:
         connection.connect()
     assert dead in str(raised.value) and "unset" in str(raised.value)
+
+
+@pytest.mark.parametrize("dead", ["refuses"], indirect=True)
+def test_the_ui_of_the_tracking_server(dead, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", dead)
+    with pytest.raises(ExternalServiceError, match="MLFLOW_TRACKING_URI"):
+        ui.run(None)
+    assert dead not in capsys.readouterr().out
 
 
 @every_kind
