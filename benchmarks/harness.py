@@ -60,6 +60,7 @@ def images(given: Path | None, count: int = 780) -> Path:
     else:
         total = sum(layout.PUBLISHED_COUNTS.values())
         counts = {label: published * count // total for label, published in layout.PUBLISHED_COUNTS.items()}
+        print(f"  making {count} phantoms", flush=True)
         about = generate(folder, counts, seed=2020)
     write_json(folder / layout.DATASET_FILE, about)
     return folder
@@ -89,6 +90,8 @@ def clone(name: str, changes: dict, data: Path | None = None) -> Path:
 
 def python(folder: Path, *arguments: str) -> Ended:
     """Run this Python in a folder; one that fails ends the measurement with its words."""
+    if sys.stderr.isatty():
+        print(f"  {folder.name}: python {' '.join(arguments)[:80]}", file=sys.stderr, flush=True)
     started = time.perf_counter()
     with (folder / ".git/benchmark.log").open("w+") as log:
         command = [sys.executable, *arguments]

@@ -548,7 +548,7 @@ def main() -> None:
     bench = Bench(PLACE)
     if not asked.keep:
         shutil.rmtree(PLACE, ignore_errors=True)
-        print("the unbroken run ...", flush=True)
+        print("the unbroken run, a few minutes ...", flush=True)
         bench.build()
         (PLACE / "seconds.json").write_text(json.dumps(bench.seconds))
     bench.seconds = json.loads((PLACE / "seconds.json").read_text())

@@ -29,6 +29,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from busi.data import archive, duplicates, images, manifest, measures, validation_table
 from busi.data.layout import CLASSES
 from pipeline.runtime.atomic_io import write_json
@@ -312,8 +314,6 @@ def _classifier():
 
 
 def _predict(paths: list[Path]) -> None:
-    from tqdm import tqdm
-
     from pipeline.serving import predict
 
     files = predict.find(paths)
@@ -425,7 +425,8 @@ def main() -> None:
         return guided(asked.target, asked.guided, asked.corpus / asked.target)
     failed = 0
     for target in [asked.target] if asked.target else TARGETS:
-        found = list(watched(target, asked.seed, asked.first, asked.count or CASES[target]))
+        count = asked.count or CASES[target]
+        found = list(tqdm(watched(target, asked.seed, asked.first, count), target, count, unit="case", disable=None))
         outcomes = Counter(result.outcome for result in found)
         slowest, largest = (max(found, key=lambda result: getattr(result, key)) for key in ("seconds", "megabytes"))
         print(

@@ -58,7 +58,7 @@ def main() -> None:
         return sessions(asked.seed)
     if not (asked.keep and (PLACE / "made" / "expected.json").is_file()):
         shutil.rmtree(PLACE, ignore_errors=True)
-        print("two versions ...", flush=True)
+        print("two versions, a few minutes ...", flush=True)
         build(Workspace(PLACE / "made"))
     failures = []
     for name, part, seconds in (("serve", serving, asked.seconds), ("store", storing, asked.seconds * 2 // 5)):
