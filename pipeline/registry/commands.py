@@ -151,6 +151,8 @@ def _begin(model: str | None) -> str:
     name = model or names.default_name()
     for done in moves.recover(name):
         print(f"note: a promotion had been cut off; {done}")
+    if model is not None:
+        names.require_registered(model)
     return name
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from busi.evaluation import gate
 from pipeline.dataset import read_dataset
 from pipeline.runtime.errors import StageError
-from pipeline.tracking import versions
+from pipeline.tracking import connection, versions
 from pipeline.tracking.versions import ModelVersion
 
 NAME = "busi-densenet121"
@@ -24,6 +24,14 @@ def registered_name(dataset: Mapping) -> str:
 def default_name() -> str:
     """The registered model that belongs to the data set in `data/`."""
     return registered_name(read_dataset())
+
+
+def require_registered(name: str) -> None:
+    """Raise a `StageError` for a name that the registry, which has others, does not know: most likely misspelt."""
+    with connection.store_errors():
+        known = [model.name for model in connection.client().search_registered_models()]
+    if known and name not in known:
+        raise StageError(f"there is no registered model {name!r}\n  the registry has {', '.join(sorted(known))}")
 
 
 def choose(name: str, number: int | None) -> ModelVersion:
