@@ -42,7 +42,7 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
         StageError: there is no such version, it is Production already, a check failed, or `force` has no reason.
     """
     if force and not reason.strip():
-        raise StageError("--force needs a reason, which stays on record: --reason 'TEXT'")
+        raise StageError("--force needs a reason, which stays on record: --reason 'TEXT'; with make: REASON='TEXT'")
     chosen = choose(name, number)
     production = production_of(name)
     if production is not None and str(production.version) == str(chosen.version) and verify.agrees(name):
@@ -55,7 +55,7 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
             "  these can't be overridden: `busi run` completes an unfinished version;\n"
             "  where files or tags were changed, promote another version"
             if hard
-            else "  to promote it all the same and keep the reason on record: --force --reason 'TEXT'"
+            else "  to promote it all the same, on record: --force --reason 'TEXT'; with make: REASON='TEXT'"
         )
         raise StageError("\n".join([f"{name} version {chosen.version} is refused", *checks.lines(failed), mend]))
     agree(chosen, production, found)

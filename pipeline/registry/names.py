@@ -46,7 +46,8 @@ def choose(name: str, number: int | None) -> ModelVersion:
         if not passed:
             raise StageError(
                 f"no version of {name} has passed the gate, and none was named\n"
-                "  name one: `busi versions` lists them, `busi promote` needs --force --reason 'TEXT' for it"
+                "  name one: `busi versions` lists them; `busi promote VERSION` needs --force --reason 'TEXT' for it,\n"
+                "  `make promote VERSION=...` needs REASON='TEXT'"
             )
         return passed[0]
     for version in found:
