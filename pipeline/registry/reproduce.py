@@ -52,6 +52,7 @@ def reproduce(version: int, model: str | None) -> None:
         registered = {file: (files / file).read_text(encoding="utf-8") for file in evidence}
         patch = files / lineage.UNCOMMITTED
         tree = FOLDER / f"{name}-v{version}"
+        print(f"rebuilding {name} version {version} in {tree.relative_to(ROOT)}", flush=True)
         lay_out(tree, chosen.tags, patch.read_bytes() if patch.is_file() else b"")
     bring_data(tree, chosen.tags)
     for note in changed_packages(chosen.tags.get("packages", "")):
