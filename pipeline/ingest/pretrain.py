@@ -7,6 +7,7 @@ weights/ultrasound.json.
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -49,6 +50,8 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, backend: s
     """
     if backend not in BACKENDS:
         raise StageError(f"no Keras backend {backend!r}; expected one of {', '.join(BACKENDS)}")
+    if not importlib.util.find_spec(backend):
+        raise StageError(f"{backend} is not installed, and the lock file does not have it\n  pip install {backend}")
     os.environ["KERAS_BACKEND"] = backend  # before Keras is imported
     from busi.backend import keras
     from busi.pretraining.network import build_pretrainer, compile_pretrainer, export_backbone, train_step

@@ -40,6 +40,7 @@ def server() -> contextlib.AbstractContextManager:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
+    print("starting Prefect's server", file=sys.stderr, flush=True)
     log = PREFECT_HOME.value() / "flow-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:

@@ -27,6 +27,7 @@ from pipeline.paths import ROOT
         ("predict nosuch.png", "nosuch.png"),
         ("data nosuch", "nosuch"),
         ("pretrain --backend nosuch", "nosuch"),
+        ("pretrain --backend torch", "pip install torch"),  # which the lock file does not have
     ],
 )
 def test_a_wrong_word_is_refused(arguments, word, tmp_path):
