@@ -52,7 +52,10 @@ def compile(image: str) -> None:
         ValueError: as `check`.
     """
     if not importlib.util.find_spec("kfp"):
-        raise StageError("kfp is not installed\n  python -m pip install --require-hashes -r requirements-kubeflow.lock")
+        raise StageError(
+            "kfp is not installed; `make kubeflow IMAGE=...` installs it\n"
+            "  without make: python -m pip install --require-hashes -r requirements-kubeflow.lock -c requirements.lock"
+        )
     from kfp import compiler
 
     pipeline = build(image)
