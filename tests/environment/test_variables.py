@@ -87,3 +87,14 @@ def test_a_package_that_is_not_installed_is_said_in_one_sentence():
 
 def test_a_missing_module_of_our_own_keeps_its_traceback():
     assert "Traceback" in run("import pipeline; import pipeline.nosuch").stderr
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_a_measurement_follows_the_same_rules_and_names_a_missing_package(name):
+    program = (
+        "import sys, runpy; sys.modules |= dict.fromkeys(('numpy', 'pandas', 'typer'))  # as if not installed\n"
+        f"runpy.run_module('benchmarks.{name}', run_name='__main__')"
+    )
+    done = run(program, KERAS_BACKEND="jax")
+    assert done.returncode == 1
+    assert "make env" in done.stderr and "Traceback" not in done.stderr
