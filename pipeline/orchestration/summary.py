@@ -12,6 +12,7 @@ from pipeline.params import read_params
 from pipeline.paths import DATA_DOCS_PAGE, GATE, METRICS, REPORT
 from pipeline.runtime.lifecycle import STAGES, seconds_of
 from pipeline.stages import register
+from pipeline.tracking import versions
 
 
 def run() -> None:
@@ -40,11 +41,13 @@ def run() -> None:
     if seconds := seconds_of(STAGES):
         print(f"seconds    {', '.join(f'{name} {took:.0f}' for name, took in seconds.items())}, when each last ran")
     override = "" if decision["verdict"] == gate.PASSED else " REASON='...'"
-    promote = f"make promote VERSION={receipt['version']}{override}"
+    serve = (f"make promote VERSION={receipt['version']}{override}", "serve this version as models:/NAME@production")
+    if versions.production_version(receipt["name"]) == receipt["version"]:
+        serve = ("make app", "try this version, which is in Production")
     print("\nnext")
     for command, what in (
         ("make ui", "see run and model in the MLflow UI"),
-        (promote, "serve this version as models:/NAME@production"),
+        serve,
         ("make data SOURCE=path && make run", "use your own images, a zip or folder in BUSI's layout"),
     ):
         print(f"  {command:<36}{what}")

@@ -15,7 +15,7 @@ from pipeline.params import Params
 from pipeline.paths import ROOT, STORE
 from pipeline.registry.names import registered_name
 from pipeline.runtime.atomic_io import sha256
-from pipeline.runtime.errors import StageError
+from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.runtime.locks import scratch
 from pipeline.tracking import connection, logged_model, versions
 from pipeline.tracking.versions import ModelVersion
@@ -102,6 +102,24 @@ def integrity(version: ModelVersion, files: Path) -> CheckResult:
     if changes:
         return check(INTEGRITY, False, f"Since registration: {'; '.join(changes)}.", value=len(changes), threshold=0)
     return check(INTEGRITY, True, "Its files are those of the registration.", value=0, threshold=0)
+
+
+def damage(version: ModelVersion) -> str | None:
+    """What was deleted or changed of a version since its registration, as a sentence; None when it is whole.
+
+    Raises:
+        ExternalServiceError: the store does not answer.
+    """
+    if lost := versions.lost(version):
+        return lost
+    try:
+        with logged_model.files_of(version) as files:
+            whole = integrity(version, files)
+    except ExternalServiceError:
+        raise
+    except StageError as error:
+        return str(error).splitlines()[0]
+    return None if whole.passed else whole.sentence
 
 
 def smoke_test(version: ModelVersion, files: Path) -> CheckResult:

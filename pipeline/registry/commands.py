@@ -38,7 +38,7 @@ def list_versions(model: str | None) -> None:
     rows = [
         {
             "version": version.version,
-            "verdict": version.tags.get("verdict", "none"),
+            "verdict": version.tags.get("verdict", "none") + (", lost" if versions.LOST_TAG in version.tags else ""),
             "accuracy": version.tags.get("accuracy", "not recorded"),
             "data set": version.tags.get("data_set", "not recorded"),
             "data version": version.tags.get("data_md5", "not recorded")[:8],

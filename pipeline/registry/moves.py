@@ -59,7 +59,9 @@ def promote(name: str, number: int | None, params: Params, force: bool, reason: 
         )
         raise StageError("\n".join([f"{name} version {chosen.version} is refused", *checks.lines(failed), mend]))
     agree(chosen, production, found)
-    return _move("promote", chosen, production, [one.name for one in failed], reason)
+    entry = _move("promote", chosen, production, [one.name for one in failed], reason)
+    _give_up_damaged(name)
+    return entry
 
 
 def rollback(name: str, reason: str, agree: Agree) -> dict:
@@ -171,6 +173,17 @@ def _move(action: str, to: ModelVersion, production: ModelVersion | None, overri
         versions.set_alias(name, note["to"])
         _close(name, note)
     return note
+
+
+def _give_up_damaged(name: str) -> None:
+    """Tag what was Production before and is not whole, down to the last whole one, to which a rollback would go."""
+    present = {str(version.version): version for version in versions.list_versions(name)}
+    for number in reversed(audit_log.production_stack(audit_log.entries(name).values())[:-1]):
+        if number in present:
+            damage = checks.damage(present[number])
+            if damage is None:
+                return
+            versions.set_version_tags(name, number, {versions.LOST_TAG: damage})
 
 
 def _announce(name: str, note: Mapping) -> None:

@@ -35,7 +35,7 @@ def require_registered(name: str) -> None:
 
 
 def choose(name: str, number: int | None) -> ModelVersion:
-    """The version with this number, or the newest that passed the gate.
+    """The version with this number, or the newest that passed the gate and lost nothing; one passed over is named.
 
     Raises:
         StageError: there is no such version, or none has passed.
@@ -49,7 +49,13 @@ def choose(name: str, number: int | None) -> ModelVersion:
                 "  name one: `busi versions` lists them; `busi promote VERSION` needs --force --reason 'TEXT' for it,\n"
                 "  `make promote VERSION=...` needs REASON='TEXT'"
             )
-        return passed[0]
+        for version in passed:
+            if (lost := versions.lost(version)) is None:
+                return version
+            print(f"note: version {version.version} passed the gate and is passed over. {lost}")
+        raise StageError(
+            f"no version of {name} that passed the gate is whole\n  `busi run` registers the present model"
+        )
     for version in found:
         if int(version.version) == number:
             return version
@@ -63,12 +69,13 @@ def choose_to_show(name: str, number: int | None) -> ModelVersion:
     Raises:
         StageError: there is no such version, or none at all.
     """
-    found = versions.list_versions(name)
-    if number is not None or any(version.tags.get("verdict") == gate.PASSED for version in found):
+    if number is not None:
         return choose(name, number)
+    found = versions.list_versions(name)
     if not found:
         raise StageError(f"{name} has no version\n  `busi run` registers one")
-    return found[0]
+    passed = [version for version in found if version.tags.get("verdict") == gate.PASSED]
+    return (passed or found)[0]
 
 
 def production_of(name: str) -> ModelVersion | None:

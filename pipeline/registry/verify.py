@@ -4,6 +4,7 @@ A failed check means that somebody has gone round the gate, or that a move was c
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,13 +29,17 @@ def verify(name: str, every: bool = False) -> list[CheckResult]:
     log, alias, found = _verify_moves(name)
     present = {str(version.version): version for version in versions.list_versions(name)}
     stack = audit_log.production_stack(log.values())
-    wanted = {alias, *stack[-2:]} - {None}
+    # Found lost by a promotion that followed: either the version says so, or it was gone, so that nothing was replaced
+    given_up = {number for number, version in present.items() if versions.LOST_TAG in version.tags}
+    given_up |= {one["to"] for one, then in itertools.pairwise(log.values()) if not then["from"]} - present.keys()
+    earlier = [number for number in stack[:-1] if number not in given_up]
+    wanted = {alias, *stack[-1:], *earlier[-1:]} - {None}
     for number in sorted(wanted - present.keys(), key=int):
         found.append(
             check(f"version {number}", False, "It was deleted; `busi rollback` goes back to the last whole one.")
         )
     for number, version in present.items():
-        if number in wanted or (every and versions.LOST_TAG not in version.tags):
+        if number in wanted or (every and number not in given_up):
             lost = versions.lost(version)
             of_version = [check("run", lost is None, lost or "Its run and its logged model are there.")]
             try:
@@ -57,9 +62,10 @@ def production_files(name: str) -> Iterator[tuple[ModelVersion, Path]]:
     """
     log, number, found = _verify_moves(name)
     if number is None:
-        raise StageError(
-            f"{name} has no Production version\n  `busi promote` promotes the newest version that passed the gate"
-        )
+        way = "`busi promote` promotes the newest version that passed the gate"
+        if stack := audit_log.production_stack(log.values()):
+            way = f"version {stack[-1]} was, until it or its alias was deleted; `busi rollback` goes back, or {way}"
+        raise StageError(f"{name} has no Production version\n  {way}")
     version = choose(name, int(number))
     with logged_model.files_of(version) as files:
         found += _verify_files(version, files, log, number)

@@ -113,14 +113,7 @@ def _damage(version: ModelVersion, run: runs.Run) -> str | None:
     """What was deleted or changed of a version since its registration, or None."""
     if version.run_id != run.id:  # a run that was deleted is not found by its key, and another one was made
         return f"Its run {version.run_id} was deleted."
-    if lost := versions.lost(version):
-        return lost
-    try:
-        with logged_model.files_of(version) as files:
-            whole = checks.integrity(version, files)
-    except StageError as error:
-        return str(error).splitlines()[0]
-    return None if whole.passed else whole.sentence
+    return checks.damage(version)
 
 
 def _smoke_test(version: ModelVersion) -> None:

@@ -86,14 +86,16 @@ class Run:
     def log_evaluation(self, metrics: Mapping, files: Iterable[Path]) -> None:
         """Log the content of `reports/metrics.json` as `test/...` metrics, and files and folders under `evaluate/`.
 
-        The same evaluation logged again changes nothing; another one of the same model takes its place.
+        The same evaluation logged again changes nothing, unless files of it are gone from the store; another one of
+        the same model takes its place.
         """
         files = sorted(files)
         missing = [path.as_posix() for path in files if not path.exists()]
         if missing:
             raise StageError(f"{', '.join(missing)} not found\n  `dvc repro report` runs the stages that write them")
         digest = _evaluation_digest(metrics, files)
-        if self.tag(f"{LOGGED_TAG}evaluate") == digest:
+        is_logged = self.tag(f"{LOGGED_TAG}evaluate") == digest
+        if is_logged and _sizes(files).items() <= self._logged_sizes("evaluate").items():
             return
         with store_errors():
             now = _milliseconds()
@@ -131,6 +133,16 @@ class Run:
         with store_errors():
             if self.client.get_run(self.id).info.status != "FINISHED":
                 self.client.set_terminated(self.id)
+
+    def _logged_sizes(self, folder: str) -> dict[str, int]:
+        """Name to size of each file below a folder of the run's artifacts."""
+        with store_errors():
+            found = self.client.list_artifacts(self.id, folder)
+        sizes = {item.path: item.file_size for item in found if not item.is_dir}
+        for item in found:
+            if item.is_dir:
+                sizes |= self._logged_sizes(item.path)
+        return sizes
 
     def tag(self, name: str) -> str | None:
         with store_errors():
@@ -218,6 +230,17 @@ def _set_status(opened: Run, status: str) -> None:
             opened.client.update_run(opened.id, status=status)
         else:
             opened.client.set_terminated(opened.id, status=status)
+
+
+def _sizes(paths: Iterable[Path]) -> dict[str, int]:
+    """Name in a run's artifacts to size, of files and of what is in folders."""
+    files = {
+        file: file.relative_to(path.parent)
+        for path in paths
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.is_file()
+    }
+    return {f"evaluate/{name.as_posix()}": file.stat().st_size for file, name in files.items()}
 
 
 def _evaluation_digest(metrics: Mapping, files: Iterable[Path]) -> str:

@@ -35,7 +35,7 @@ def find_version(run: Run, name: str, key: str) -> ModelVersion | None:
     """The version that was registered under this key, whole or not (`lost`); None where a registration was cut off."""
     with store_errors():
         model = logged_model.find(run.client, key)
-        if model is None or VERSIONS_TAG not in model.tags:
+        if model is not None and VERSIONS_TAG not in model.tags:
             return None
         return _version_of(run.client, model, name, key)
 
@@ -238,9 +238,10 @@ def _registered_model(store: mlflow.MlflowClient, name: str):
     return found[0] if found else None
 
 
-def _version_of(store: mlflow.MlflowClient, model: LoggedModel, name: str, key: str) -> ModelVersion | None:
+def _version_of(store: mlflow.MlflowClient, model: LoggedModel | None, name: str, key: str) -> ModelVersion | None:
+    """The version of a key and its logged model; without the model, which may have been deleted, of the key."""
     found = store.search_model_versions(f"name = '{name}' and tags.{REGISTRATION_TAG} = '{key}'")
-    found = [version for version in found if version.source == f"models:/{model.model_id}"]
+    found = [version for version in found if model is None or version.source == f"models:/{model.model_id}"]
     return min(found, key=lambda version: int(version.version), default=None)
 
 
