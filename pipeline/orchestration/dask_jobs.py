@@ -31,6 +31,7 @@ from pipeline.runtime.errors import StageError
 WORKERS = 2
 CONNECT = "5s"  # for a scheduler to answer
 REDRAW_SECONDS = 1.0
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # what a local worker runs first
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -134,6 +135,8 @@ def runner(scheduler: str | None) -> DaskTaskRunner:
             "threads_per_worker": 1,
             "dashboard_address": "127.0.0.1:0",
             "memory_limit": 0,
+            # A terminal sends Ctrl-C to them too, and each would print a traceback; they end with this process
+            "preload": [DEAF],
         }
     )
 

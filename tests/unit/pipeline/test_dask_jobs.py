@@ -1,6 +1,9 @@
 """The progress of a cross-validation on Dask."""
 
 import io
+import signal
+import subprocess
+import sys
 import threading
 
 from pipeline.orchestration import dask_jobs
@@ -38,3 +41,11 @@ def test_a_file_gets_no_bar(tmp_path):
     with dask_jobs.jobs_bar([tmp_path], file=file):
         pass
     assert file.getvalue() == ""
+
+
+def test_a_local_worker_prints_nothing_at_ctrl_c():
+    """It gets the terminal's signal as well; the command itself ends it."""
+    [first] = dask_jobs.runner(None).cluster_kwargs["preload"]
+    program = f"{first}\nimport os\nos.kill(os.getpid(), {int(signal.SIGINT)})\nprint('goes on')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("goes on\n", "")
