@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from busi import DISCLAIMER
 from pipeline.paths import STORE
-from pipeline.runtime import locks, servers
+from pipeline.runtime import environment, locks, servers
 from pipeline.runtime.errors import ExternalServiceError, StageError
 from pipeline.tracking.remedies import remedy
 
@@ -92,8 +92,10 @@ def connect() -> mlflow.MlflowClient:
 
     Raises:
         ExternalServiceError: no server answers at the address.
-        StageError: the store refuses.
+        StageError: the store refuses, or versions would be kept in another one than runs.
     """
+    if refused := environment.refusal(os.environ):  # a command has said so already; a program of somebody's has not
+        raise StageError(refused)
     _require_answer(store_uri())
     with store_errors(), locked():
         opened = client()
