@@ -184,9 +184,9 @@ def at_work() -> Iterator[Finding]:
 
 
 def _server(address: str, path: str, variable: str, remedy: str) -> Iterator[Finding]:
-    from pipeline.runtime.servers import silence
+    from pipeline.runtime import servers
 
-    if reason := silence(address.rstrip("/") + path):
+    if reason := servers.silence(lambda: servers.get(address.rstrip("/") + path)):
         yield Finding(PROBLEM, f"no server at {address} ({reason}), which {variable} names", f"start it, or {remedy}")
     else:
         yield Finding(OK, f"a server answers at {address}, which {variable} names")

@@ -4,6 +4,7 @@ Without the address of a scheduler two local workers are started, and without PR
 end with the call that needs them.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from distributed import Client
+from distributed import Security, rpc
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
@@ -24,12 +25,12 @@ from prefect.states import Failed, State
 from prefect_dask import DaskTaskRunner
 from tqdm import tqdm
 
-from pipeline.orchestration import fold
+from pipeline.orchestration import fold, prefect_server
 from pipeline.orchestration.folds import FOLDER, Fold
-from pipeline.runtime.errors import StageError
+from pipeline.runtime import servers
+from pipeline.runtime.errors import ExternalServiceError, StageError
 
 WORKERS = 2
-CONNECT = "5s"  # for a scheduler to answer
 REDRAW_SECONDS = 1.0
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # what a local worker runs first
 
@@ -116,16 +117,14 @@ def runner(scheduler: str | None) -> DaskTaskRunner:
     """The task runner on the scheduler, or on `WORKERS` local workers.
 
     Raises:
-        StageError: no scheduler answers at that address.
+        ExternalServiceError: no scheduler answers at that address.
     """
     if scheduler:
-        try:
-            Client(scheduler, timeout=CONNECT, set_as_default=False).close()
-        except (OSError, ValueError) as error:
-            raise StageError(
-                f"no Dask scheduler answers at {scheduler}: {str(error).splitlines()[0]}\n"
+        if why := servers.silence(lambda: asyncio.run(_greet(scheduler))):
+            raise ExternalServiceError(
+                f"no Dask scheduler answers at {scheduler} ({why})\n"
                 "  start one there (`dask scheduler`), or leave --scheduler out for two local workers"
-            ) from error
+            )
         return DaskTaskRunner(address=scheduler)
     # How Dask ends a worker that has nothing left to do
     logging.getLogger("distributed.nanny").addFilter(lambda record: "still alive" not in record.getMessage())
@@ -141,10 +140,18 @@ def runner(scheduler: str | None) -> DaskTaskRunner:
     )
 
 
+async def _greet(scheduler: str) -> None:
+    """Ask a scheduler for its name. Unlike a `Client`, this leaves nothing behind where none answers."""
+    keys = Security().get_connection_args("client")
+    async with asyncio.timeout(servers.ANSWER_SECONDS), rpc(scheduler, connection_args=keys) as remote:
+        await remote.identity()
+
+
 @contextlib.contextmanager
 def api_server() -> Iterator[None]:
     """One Prefect server for this process and its workers, unless one is named already."""
-    if PREFECT_API_URL.value():
+    if address := PREFECT_API_URL.value():
+        prefect_server.require_answer(address)
         yield
         return
     # Nobody can look at this server, and errors are reported at the end

@@ -11,10 +11,18 @@ import time
 import urllib.request
 from pathlib import Path
 
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_UI_URL, temporary_settings
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
+    PREFECT_UI_URL,
+    temporary_settings,
+)
 
 from pipeline.runtime import servers
 from pipeline.runtime.errors import ExternalServiceError, StageError
+from pipeline.runtime.lifecycle import stage
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -35,7 +43,7 @@ def server() -> contextlib.AbstractContextManager:
         ExternalServiceError: no server answers at `PREFECT_API_URL`.
     """
     if address := PREFECT_API_URL.value():
-        _require_answer(address)
+        require_answer(address)
         return contextlib.nullcontext()
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -59,13 +67,23 @@ def server() -> contextlib.AbstractContextManager:
     return temporary_settings({PREFECT_API_URL: f"http://{HOST}:{port}/api", PREFECT_UI_URL: ""})
 
 
-def _require_answer(address: str) -> None:
-    if reason := servers.silence(f"{address.rstrip('/')}/health"):
-        origin = "the variable" if "PREFECT_API_URL" in os.environ else "the profile in `prefect config view`,"
+def require_answer(address: str) -> None:
+    """Raise `ExternalServiceError` unless a Prefect server of this version answers at `PREFECT_API_URL`, `address`."""
+    if reason := servers.silence(_ask):
+        if "PREFECT_API_URL" in os.environ:
+            origin, remedy = "the variable PREFECT_API_URL names", "unset PREFECT_API_URL"
+        else:
+            origin = "PREFECT_API_URL in a profile or file of Prefect's names (`prefect config view --show-sources`)"
+            remedy = "take it out there"
         raise ExternalServiceError(
-            f"no Prefect server at {address} ({reason}), which {origin} PREFECT_API_URL names\n"
-            "  start it (`make server` starts one here), or unset PREFECT_API_URL: the flow then starts its own"
+            f"no Prefect server at {address} ({reason}), which {origin}\n"
+            f"  start it (`make server` starts one here), correct the address (it ends in /api), or {remedy}"
         )
+
+
+def _ask() -> None:
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        client.raise_for_api_version_mismatch()
 
 
 def _wait_until_up(process: subprocess.Popen, address: str, log: Path) -> None:
@@ -87,3 +105,8 @@ def _reason(log: Path) -> str:
     """The last exception that the server's log names, or its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
     return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
+
+
+if __name__ == "__main__":  # `make worker` asks before it starts one
+    with stage("worker"):
+        require_answer(PREFECT_API_URL.value())

@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from busi import DISCLAIMER
 from pipeline.paths import STORE
-from pipeline.runtime import environment, locks, servers
+from pipeline.runtime import environment, locks
 from pipeline.runtime.errors import ExternalServiceError, StageError
+from pipeline.tracking.address import require_answer
 from pipeline.tracking.remedies import remedy
 
 EXPERIMENT = "busi-densenet121"
@@ -96,7 +97,7 @@ def connect() -> mlflow.MlflowClient:
     """
     if refused := environment.refusal(os.environ):  # a command has said so already; a program of somebody's has not
         raise StageError(refused)
-    _require_answer(store_uri())
+    require_answer(store_uri(), EMBEDDED)
     with store_errors(), locked():
         opened = client()
         experiment_id(opened)
@@ -108,15 +109,6 @@ def store_address() -> str:
     with store_errors():
         client()
     return mlflow.get_tracking_uri()
-
-
-def _require_answer(uri: str) -> None:
-    """Raise `ExternalServiceError` where nothing answers. Whether it is the right server is seen later."""
-    if uri.startswith(("http://", "https://")) and (reason := servers.silence(f"{uri.rstrip('/')}/health")):
-        raise ExternalServiceError(
-            f"no tracking server at {uri} ({reason}), which the variable MLFLOW_TRACKING_URI names\n"
-            f"  start it, correct the address, or unset MLFLOW_TRACKING_URI to use {EMBEDDED}"
-        )
 
 
 # For the modules of this sub-package only

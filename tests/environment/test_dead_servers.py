@@ -1,20 +1,49 @@
-"""A server that is named but does not answer: the variable, the address and the way out, before a library retries."""
+"""A server that is named but is not one: the variable, the address and the way out, before a library retries."""
 
+import contextlib
+import http.server
 import socket
+import threading
 
 import pytest
 
-from pipeline.orchestration import prefect_server
+from pipeline.orchestration import dask_jobs, prefect_server
 from pipeline.runtime import servers
-from pipeline.runtime.errors import ExternalServiceError
-from pipeline.serving import ui
-from pipeline.tracking import connection
+from pipeline.runtime.errors import ExternalServiceError, StageError
+from pipeline.tracking import address, connection
+
+EMBEDDED = connection.EMBEDDED
+
+
+@contextlib.contextmanager
+def answering(status: int, body: str):
+    """The address of a server that answers every request so."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture
 def dead(request):
-    """An address that refuses, that takes connections and says nothing, or that no name server knows."""
-    with socket.socket() as holder:
+    """An address that refuses, is silent or unknown, gives a web page or error 503, or has http where https is said."""
+    with contextlib.ExitStack() as stack:
+        if request.param in ("page", "overloaded", "https"):
+            status, body = (503, "") if request.param == "overloaded" else (200, "<html>Welcome</html>")
+            found = stack.enter_context(answering(status, body))
+            yield found.replace("http:", "https:") if request.param == "https" else found
+            return
+        holder = stack.enter_context(socket.socket())
         holder.bind(("127.0.0.1", 0))
         if request.param == "silent":
             holder.listen()
@@ -24,13 +53,15 @@ def dead(request):
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch):
-    monkeypatch.setattr(servers, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 1)
 
 
-every_kind = pytest.mark.parametrize("dead", ["refuses", "silent", "unknown"], indirect=True)
+def every_kind(*left_out: str):
+    kinds = ("refuses", "silent", "unknown", "page", "overloaded", "https")
+    return pytest.mark.parametrize("dead", [kind for kind in kinds if kind not in left_out], indirect=True)
 
 
-@every_kind
+@every_kind()
 def test_the_tracking_server(dead, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead)
@@ -39,21 +70,50 @@ def test_the_tracking_server(dead, tmp_path, monkeypatch):
     assert dead in str(raised.value) and "unset" in str(raised.value)
 
 
-@pytest.mark.parametrize("dead", ["refuses"], indirect=True)
-def test_the_ui_of_the_tracking_server(dead, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", dead)
-    with pytest.raises(ExternalServiceError, match="MLFLOW_TRACKING_URI"):
-        ui.run(None)
-    assert dead not in capsys.readouterr().out
+def test_a_tracking_database_that_is_not_there():
+    with pytest.raises(ExternalServiceError, match="refused"):
+        address.require_answer("postgresql://me@127.0.0.1:1/name", EMBEDDED)
 
 
-@every_kind
-def test_the_prefect_server(dead, monkeypatch):
-    address = f"{dead}/api"
+@pytest.mark.parametrize(
+    "wrong", ["localhost:5000", "127.0.0.1:5000", "http:/host", "http://", "ftp://host", "./mlruns"]
+)
+def test_what_is_no_address_of_a_store(wrong):
+    with pytest.raises(StageError, match="MLFLOW_TRACKING_URI") as raised:
+        address.require_answer(wrong, EMBEDDED)
+    assert not isinstance(raised.value, ExternalServiceError)
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, '{"error_code": "RESOURCE_DOES_NOT_EXIST"}'), (401, "log in")])
+def test_a_tracking_server_that_answers_is_left_to_mlflow(status, body):
+    with answering(status, body) as found:
+        address.require_answer(found, EMBEDDED)
+
+
+@every_kind()
+def test_the_prefect_server_of_a_flow(dead, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", f"{dead}/api")
     with (
-        prefect_server.temporary_settings({prefect_server.PREFECT_API_URL: address}),
-        pytest.raises(ExternalServiceError, match="PREFECT_API_URL") as raised,
+        prefect_server.temporary_settings({prefect_server.PREFECT_API_URL: f"{dead}/api"}),
+        pytest.raises(ExternalServiceError, match="the variable PREFECT_API_URL") as raised,
     ):
         prefect_server.server()
-    assert address in str(raised.value) and "unset" in str(raised.value)
+    assert f"{dead}/api" in str(raised.value) and "unset PREFECT_API_URL" in str(raised.value)
+
+
+@every_kind("silent", "unknown", "https")
+def test_the_prefect_server_of_a_cross_validation(dead):
+    with (
+        prefect_server.temporary_settings({prefect_server.PREFECT_API_URL: f"{dead}/api"}),
+        pytest.raises(ExternalServiceError, match=dead),
+        dask_jobs.api_server(),
+    ):
+        pass
+
+
+@every_kind("overloaded", "https")
+def test_the_dask_scheduler(dead):
+    scheduler = dead.replace("http", "tcp")
+    with pytest.raises(ExternalServiceError, match=scheduler) as raised:
+        dask_jobs.runner(scheduler)
+    assert "--scheduler" in str(raised.value)
