@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.paths import ROOT
+from pipeline.registry import commands
+from pipeline.stages import register
+from tests.pipeline.registry import make_metrics, write_evaluation
 
 pytestmark = pytest.mark.slow
 
@@ -49,3 +52,12 @@ def test_python_of_the_page_on_serving(root, block):
 def test_the_search_of_the_page_on_the_registry(root, block):
     printed = paste(root, "bash", "-c", re.sub(r"'[0-9a-f]{32}\.dir'", "'0123.dir'", block))
     assert printed.split() == ["busi-densenet121-phantom", "1"]
+
+
+def test_show_and_card_without_a_number_where_no_version_passed(folder, capsys):
+    write_evaluation(make_metrics(accuracy=0.5))
+    register.main()
+    commands.show(None, None)
+    assert "version 1" in capsys.readouterr().out
+    commands.card(None, None, None)
+    assert list(folder.glob("artifacts/*-v1.md"))
