@@ -150,6 +150,7 @@ async def _greet(scheduler: str) -> None:
 @contextlib.contextmanager
 def api_server() -> Iterator[None]:
     """One Prefect server for this process and its workers, unless one is named already."""
+    prefect_server.require_usable_proxy()
     if address := PREFECT_API_URL.value():
         prefect_server.require_answer(address)
         yield

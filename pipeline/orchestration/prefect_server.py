@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_URL,
@@ -26,6 +27,7 @@ from pipeline.runtime.lifecycle import stage
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # and in capitals
 
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")  # as the last line of a traceback begins
 
@@ -41,7 +43,9 @@ def server() -> contextlib.AbstractContextManager:
 
     Raises:
         ExternalServiceError: no server answers at `PREFECT_API_URL`.
+        StageError: the variables of a proxy can't be used.
     """
+    require_usable_proxy()
     if address := PREFECT_API_URL.value():
         require_answer(address)
         return contextlib.nullcontext()
@@ -81,6 +85,18 @@ def require_answer(address: str) -> None:
         )
 
 
+def require_usable_proxy() -> None:
+    """Raise `StageError` where Prefect's client can't read the proxy's variables: it does, even for this machine."""
+    try:
+        httpx.Client().close()
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        named = sorted(name for name in os.environ if name.lower() in PROXIES)
+        raise StageError(
+            f"Prefect can't use a proxy that is set by {', '.join(named)}: {str(error).splitlines()[0]}\n"
+            "  give it an address such as http://HOST:PORT, or leave it out for this command (`env -u NAME busi ...`)"
+        ) from error
+
+
 def _ask() -> None:
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
         client.raise_for_api_version_mismatch()
@@ -109,4 +125,5 @@ def _reason(log: Path) -> str:
 
 if __name__ == "__main__":  # `make worker` asks before it starts one
     with stage("worker"):
+        require_usable_proxy()
         require_answer(PREFECT_API_URL.value())

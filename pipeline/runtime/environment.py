@@ -108,7 +108,11 @@ def refusal(environment: Mapping[str, str]) -> str | None:
 
 
 def without_proxy(environment: Mapping[str, str]) -> str:
-    """The hosts that no proxy is asked for: the user's, and `LOOPBACK`; separated by commas."""
+    """The hosts that no proxy is asked for: the user's, and `LOOPBACK`; separated by commas.
+
+    Networks of IPv6, and what is in brackets, are left out: Prefect's client can't read them and stops at once.
+    """
     named = ",".join(environment.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     hosts = [host for host in (part.strip() for part in named.split(",")) if host]
-    return ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    readable = [host for host in hosts if not (":" in host and ("/" in host or "[" in host))]
+    return ",".join(dict.fromkeys([*readable, *LOOPBACK]))

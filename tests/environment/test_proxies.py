@@ -8,8 +8,10 @@ import threading
 
 import pytest
 
+from pipeline.orchestration import dask_jobs, prefect_server
 from pipeline.paths import ROOT
 from pipeline.runtime import environment
+from pipeline.runtime.errors import ExternalServiceError, StageError
 
 CLIENTS = {
     "urllib": "import urllib.request; print(urllib.request.urlopen({url!r}, timeout=10).read().decode())",
@@ -62,9 +64,30 @@ def test_the_users_own_exceptions_stay():
     assert environment.without_proxy({}).split(",") == [*environment.LOOPBACK]  # an empty name would mean every host
 
 
+def test_what_no_client_can_read_is_left_out():
+    hosts = environment.without_proxy({"no_proxy": "[::1],::1/128,fe80::/10,2001:db8::5,10.0.0.0/8,localhost:80"})
+    assert hosts.split(",") == ["2001:db8::5", "10.0.0.0/8", "localhost:80", *environment.LOOPBACK]
+
+
+@pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:1080", "socks://127.0.0.1:1080", "http://me:p#ss@host:3128"])
+def test_a_proxy_that_prefect_cannot_use_is_named(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    for start in (prefect_server.server, dask_jobs.api_server().__enter__):
+        with pytest.raises(StageError, match="ALL_PROXY") as raised:
+            start()
+        assert not isinstance(raised.value, ExternalServiceError) and "ss@" not in str(raised.value)
+
+
 def test_make_hands_the_same_list_to_what_it_starts_itself(tmp_path):
     (tmp_path / "Makefile").write_text(f"include {ROOT}/Makefile\nproxies:\n\t@echo $$no_proxy $$NO_PROXY\n")
-    variables = {"no_proxy": "a.example", "NO_PROXY": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
+    variables = {
+        "no_proxy": "a.example, [::1],::1/128",
+        "NO_PROXY": "",
+        "MAKEFLAGS": "",
+        "MFLAGS": "",
+        "MAKELEVEL": "0",
+    }
     shown = subprocess.run(
         ["make", "-s", "-C", str(tmp_path), "proxies"], env=os.environ | variables, capture_output=True, text=True,
         check=True,
