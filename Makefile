@@ -1,7 +1,7 @@
 # The front door. `make` or `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env run flow server worker data remote weights ui versions show promote rollback history verify card predict serve \
+.PHONY: help env run flow server worker data remote pull weights ui versions show promote rollback history verify card predict serve \
   app reproduce crossval results kubeflow bench doctor test fuzz faults load lint audit lock
 
 PYTHON ?= python3
@@ -20,9 +20,12 @@ unexport PYTHONPATH PYTHONHOME
 # A user whom the system does not know, as in a container, has neither; DVC asks for the name, pip and MLflow for the home
 export USER := $(or $(USER),$(firstword $(shell id -un 2>/dev/null || id -u)))
 export HOME := $(or $(HOME),$(CURDIR)/.cache/home)
-# What listens on this machine is not reached through a proxy. An empty name in the list would stand for every host
+# As pipeline/runtime/environment.py has it: what listens on this machine is not reached through a proxy. An empty name
+# in the list would stand for every host, and Prefect can't read networks of IPv6 and what is in brackets
 COMMA := ,
-export no_proxy := $(subst $() ,$(COMMA),$(strip $(subst $(COMMA), ,$(no_proxy) $(NO_PROXY)) 127.0.0.1 localhost ::1))
+NAMED := $(subst $(COMMA), ,$(no_proxy) $(NO_PROXY))
+READABLE := $(foreach host,$(NAMED),$(if $(and $(findstring :,$(host)),$(findstring /,$(host))$(findstring [,$(host))),,$(host)))
+export no_proxy := $(subst $() ,$(COMMA),$(strip $(READABLE) 127.0.0.1 localhost ::1))
 export NO_PROXY := $(no_proxy)
 
 help: ## List the targets
@@ -72,8 +75,7 @@ server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200
 worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 worker: $(ENV) ## Deploy the flow to that server (prefect.yaml) and start a worker for its runs
 	@mkdir -p .cache
-	@python -c 'import os, urllib.request; urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=10)' \
-	  2>/dev/null || { echo "error: no Prefect server answers at $$PREFECT_API_URL; start one with make server"; exit 1; }
+	@python -m pipeline.orchestration.prefect_server
 	@echo "deploying the flow, then starting the worker (some 15 s); Ctrl-C ends it"
 	@prefect work-pool inspect busi >/dev/null || prefect work-pool create busi --type process
 	@prefect --no-prompt deploy --all
@@ -88,6 +90,11 @@ remote: $(ENV) ## Add a DVC remote and push to it: make remote URL=s3://bucket/p
 	@LC_ALL=C; case "$$ARG_URL" in *[!\ -~]*) echo "error: DVC keeps only ASCII in .dvc/config, and URL is $$ARG_URL; give a link to that folder with a plain name"; exit 1;; esac
 	@dvc remote add --force --default storage -- "$$ARG_URL"
 	@dvc push
+	@echo "commit .dvc/config; then \`make pull\` in another clone gets data and outputs"
+
+pull: $(ENV) ## Get data and outputs from the remote of make remote; make run then runs no stage again
+	@dvc pull || { echo "error: not everything came; dvc remote list shows the remotes, make remote URL=... names one,"; \
+	  echo "  and make run makes what is missing"; exit 1; }
 
 weights: $(ENV) ## Fetch the ImageNet weights into weights/ (needs the network)
 	@busi weights
