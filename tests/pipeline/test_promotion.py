@@ -131,7 +131,7 @@ def test_a_failed_version_is_refused_by_its_rules_and_forced_on_record(three, mo
         promote_version(2)
     with monkeypatch.context() as without_checks:
         without_checks.setattr(checks, "run_checks", lambda *_: pytest.fail("checks ran, which take time"))
-        with pytest.raises(StageError, match="needs a reason.*REASON="):
+        with pytest.raises(StageError, match=r"needs a reason.*REASON="):
             promote_version(2, force=True, reason=" ")
     assert production() == (None, [], None)
     promote_version(2, force=True, reason="to show a | pipe")
