@@ -4,15 +4,22 @@ Importing this package sets the variables that libraries read (`pipeline.runtime
 imported, so that a stage computes and writes the same whether it is started by `busi`, by DVC or by hand.
 """
 
+import importlib.util
 import os
 import sys
+from pathlib import Path
 
-from pipeline.paths import CACHE
+from pipeline.paths import CACHE, ROOT
 from pipeline.runtime import environment, user
 
 ORIGINAL_ENVIRONMENT = dict(os.environ)  # as the user has it; `busi doctor` reads it
 environment.apply()
 user.complete_environment(CACHE / "home")
+
+# An experiment of DVC runs in a copy of the checkout, where the installed `busi` would be that of the original
+_installed = importlib.util.find_spec("busi")
+if _installed is None or not Path(_installed.origin or "").resolve().is_relative_to(ROOT):
+    sys.path.insert(0, str(ROOT / "src"))
 
 
 def _say_in_short(kind: type[BaseException], error: BaseException, trace) -> None:

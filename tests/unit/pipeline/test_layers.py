@@ -87,9 +87,15 @@ def test_a_file_does_one_job():
 
 
 def test_nobody_adds_to_the_import_path():
-    """The project is installed; what MLflow adds for the length of a load may be taken away."""
+    """The project is installed; what MLflow adds for the length of a load may be taken away.
+
+    But one: in a copy of the checkout, as DVC makes for an experiment, `pipeline` takes the `busi` beside it.
+    """
     for package in ("pipeline", "src", "benchmarks"):
         for file in (ROOT / package).rglob("*.py"):
             text = file.read_text()
+            if file == ROOT / "pipeline" / "__init__.py":
+                assert text.count("sys.path.insert(") == 1
+                text = text.replace("sys.path.insert(", "")
             assert not re.search(r"sys\.path(\[.*\]\s*=[^=]|\s*\+?=[^=]|\.(insert|append|extend)\()", text), file
             assert "site.addsitedir" not in text, file
