@@ -149,6 +149,12 @@ def test_a_registered_model_that_was_deleted_begins_anew(store):
     assert not failed()
 
 
+def test_a_promotion_of_another_version_settles_what_it_leaves_behind(store):
+    delete_run("2")
+    third_version()
+    assert not failed()
+
+
 def test_files_of_a_run_that_were_deleted_are_logged_again(store):
     folder = Path(store.get_run(names.choose(NAME, 2).run_id).info.artifact_uri) / "evaluate"
     before = {path for path in folder.rglob("*") if path.is_file()}
