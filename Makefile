@@ -16,7 +16,7 @@ export PREFECT_HOME := $(CURDIR)/.cache/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export BUSI_ROOT := $(CURDIR)
-unexport PYTHONPATH PYTHONHOME
+unexport PYTHONPATH PYTHONHOME PYTHONINSPECT PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONWARNINGS
 # A user whom the system does not know, as in a container, has neither; DVC asks for the name, pip and MLflow for the home
 export USER := $(or $(USER),$(firstword $(shell id -un 2>/dev/null || id -u)))
 export HOME := $(or $(HOME),$(CURDIR)/.cache/home)
@@ -160,7 +160,7 @@ bench: $(ENV) ## Measure speed and memory beside the alternatives; about 50 minu
 	@python -m benchmarks $(if $(value QUICK),--quick) $(call option,images,IMAGES)
 
 test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, and takes two minutes
-	@python -m pytest $(if $(FAST),-m "not slow" tests/unit)
+	@python -m pytest $(if $(FAST),-m "not slow" tests/unit tests/environment)
 
 fuzz: $(ENV) ## Fuzz every reader with malformed files, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
 	@python pipeline/runtime/pip_install.py --quiet --require-hashes -r requirements-fuzz.lock -c requirements.lock \

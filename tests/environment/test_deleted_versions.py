@@ -15,6 +15,8 @@ from pipeline.stages import register
 from pipeline.tracking import connection, logged_model, versions
 from tests.pipeline.registry import NAME, make_metrics, promote, working_in, write, write_evaluation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def template(with_production, tmp_path_factory):
@@ -96,7 +98,6 @@ def test_verify_finds_it_of_production_and_of_what_a_rollback_goes_back_to(store
     assert any(name.endswith(f"version {number}") for name in failed())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_run_registers_anew_what_was_lost_and_that_can_be_promoted(store, harm, capsys):
     harm("2")
@@ -114,7 +115,6 @@ def test_a_run_registers_anew_what_was_lost_and_that_can_be_promoted(store, harm
         assert versions.LOST_TAG in names.choose(NAME, 2).tags
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_rollback_goes_to_the_last_that_is_whole_and_names_what_it_passes_over(store, harm, capsys):
     third_version()
@@ -176,7 +176,6 @@ def test_what_serves_says_which_version_is_gone(store):
         pass
 
 
-@pytest.mark.slow
 def test_a_collected_run(store):
     delete_run("2")
     collect_garbage()

@@ -19,7 +19,7 @@ def run(program: str, **variables: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("table", ["FIXED", "DEFAULTS", "REMOVED"])
+@pytest.mark.parametrize("table", ["FIXED", "DEFAULTS", "REMOVED", "HONOURED"])
 def test_the_page_lists_every_variable(table):
     assert [name for name in getattr(environment, table) if f"`{name}`" not in PAGE] == []
 
@@ -34,6 +34,7 @@ def test_what_changes_a_result_is_set_whatever_the_user_has():
 
 def test_what_the_user_may_choose_is_kept():
     users = {"PREFECT_HOME": "/mine", "MLFLOW_TRACKING_URI": "http://host:5000", "OMP_NUM_THREADS": "1"}
+    users |= {"MLFLOW_TRACKING_TOKEN": "t", "MLFLOW_HTTP_REQUEST_TIMEOUT": "9", "TF_NUM_INTRAOP_THREADS": "1"}
     before = dict(users)
     environment.apply(users)
     assert users.items() >= before.items()
@@ -41,7 +42,12 @@ def test_what_the_user_may_choose_is_kept():
 
 @pytest.mark.parametrize(
     "name",
-    ["MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "STREAMLIT_SERVER_ADDRESS", "TF_ENABLE_ONEDNN_OPTS", "MATPLOTLIBRC"],
+    [
+        *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_STATIC_PREFIX"),
+        *("TF_ENABLE_ONEDNN_OPTS", "TF_SET_ONEDNN_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE", "MATPLOTLIBRC"),
+        *("STREAMLIT_SERVER_ADDRESS", "UVICORN_HOST", "WEB_CONCURRENCY", "PREFECT_SERVER_API_AUTH_STRING"),
+        "PYTHONWARNINGS",
+    ],
 )
 def test_what_leads_elsewhere_is_removed(name):
     users = {name: "x"}
