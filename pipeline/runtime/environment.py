@@ -7,7 +7,7 @@ not either.
 
 import fnmatch
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 from pipeline.paths import CACHE
 
@@ -43,31 +43,52 @@ DEFAULTS = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
-# Would change what is computed, or where it is recorded: removed. Patterns as of the shell
+# Would change what is computed, or where it is recorded, or who can reach it: removed. Patterns as of the shell
 REMOVED = {
+    "FORWARDED_ALLOW_IPS": "opens servers to other machines",
     "KERAS_DISTRIBUTION_*": "trains on other machines",
     "KERAS_MAX_EPOCHS": "ends training early",
     "KERAS_MAX_STEPS_PER_EPOCH": "ends training early",
     "KERAS_NNX_ENABLED": "is for another backend",
     "MATPLOTLIBRC": "changes the figures",
-    "MLFLOW_BACKEND_STORE_URI": "gives the UI another store",
-    "MLFLOW_DEFAULT_ARTIFACT_ROOT": "puts artifacts elsewhere",
-    "MLFLOW_EXPERIMENT_ID": "records runs in another experiment",
-    "MLFLOW_EXPERIMENT_NAME": "records runs in another experiment",
-    "MLFLOW_REGISTRY_DIR": "puts models elsewhere",
-    "MLFLOW_RUN_CONTEXT": "adds tags to runs",
-    "MLFLOW_RUN_ID": "writes into another run",
-    "MLFLOW_SERVER_*": "opens the UI to other machines or sites",
-    "MLFLOW_TRACKING_DIR": "puts runs elsewhere",
+    "MLFLOW_*": "records elsewhere or otherwise, or opens the UI to other machines",
     "NVIDIA_TF32_OVERRIDE": "changes the last digits of results",
+    "*_DEFAULT_FPMATH_MODE": "computes in half precision",
+    "PANDAS_*": "changes the types of tables",
+    "PREFECT_API_DATABASE_*": "is for a server of Prefect's, and the flow's own lives as long as the flow",
+    "PREFECT_FLOWS_*": "runs the flow again, or keeps results elsewhere",
+    "PREFECT_RESULTS_*": "keeps results elsewhere",
+    "PREFECT_SERVER_*": "is for a server of Prefect's, and the flow's own lives as long as the flow",
+    "PREFECT_TASKS_*": "runs steps again, or keeps results elsewhere",
+    "PYTHONINSPECT": "waits at the keyboard when a stage has ended",
+    "PYTHONOPTIMIZE": "leaves checks of libraries out",
+    "PYTHONSAFEPATH": "hides the repository's own modules",
+    "PYTHONWARNINGS": "turns a library's warning into an error",
+    "SCIPY_ARRAY_API": "computes with other libraries",
     "STREAMLIT_*": "opens the app to other machines, or turns its checks off",
-    "TF_DISABLE_MKL": "changes the last digits of results",
-    "TF_ENABLE_AUTO_MIXED_PRECISION*": "computes in half precision",
-    "TF_ENABLE_ONEDNN_OPTS": "changes the last digits of results",
-    "TF_USE_LEGACY_KERAS": "loads another Keras",
-    "TF_XLA_FLAGS": "changes the last digits of results",
+    "TF_*": "changes the last digits of results, or more",
+    "UVICORN_*": "changes the servers",
+    "WEB_CONCURRENCY": "starts several servers in place of one",
     "XLA_FLAGS": "changes the last digits of results",
 }
+
+# Of those, the ones that count as the user has them
+HONOURED = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",  # see `refusal`
+    *(f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4")),
+    *(f"MLFLOW_TRACKING_{name}" for name in ("INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH")),
+    *(f"MLFLOW_{name}_*" for name in ("HTTP", "S3", "GCS", "BOTO_CLIENT", "KERBEROS", "MYSQL", "SQLALCHEMYSTORE")),
+    "MLFLOW_*MULTIPART*",
+    "MLFLOW_*TIMEOUT*",
+    "TF_CLI_*",  # Terraform's
+    "TF_CPP_*",
+    "TF_FORCE_GPU_ALLOW_GROWTH",
+    "TF_GPU_ALLOCATOR",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_VAR_*",  # Terraform's
+)
 
 # Refused unless it equals the other, because a version is looked for where its run is
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
@@ -88,7 +109,8 @@ def apply(environment: MutableMapping[str, str] = os.environ) -> None:
 
 def unwanted(environment: Mapping[str, str]) -> list[str]:
     """The variables that `apply` removes, sorted."""
-    return sorted(name for name in environment if any(fnmatch.fnmatchcase(name, pattern) for pattern in REMOVED))
+    kept = (*FIXED, *DEFAULTS, *HONOURED)
+    return sorted(name for name in environment if _matches(name, REMOVED) and not _matches(name, kept))
 
 
 def overridden(environment: Mapping[str, str]) -> dict[str, str]:
@@ -116,3 +138,7 @@ def without_proxy(environment: Mapping[str, str]) -> str:
     hosts = [host for host in (part.strip() for part in named.split(",")) if host]
     readable = [host for host in hosts if not (":" in host and ("/" in host or "[" in host))]
     return ",".join(dict.fromkeys([*readable, *LOOPBACK]))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -64,6 +64,7 @@ def test_applying_twice_changes_nothing():
     assert users == once
 
 
+@pytest.mark.slow
 def test_keras_runs_on_tensorflow_in_double_and_half_precision_homes(tmp_path):
     (tmp_path / "keras.json").write_text('{"floatx": "float16", "backend": "jax"}')
     program = "import pipeline; from busi.backend import keras; print(keras.backend.backend(), keras.config.floatx())"
@@ -71,6 +72,20 @@ def test_keras_runs_on_tensorflow_in_double_and_half_precision_homes(tmp_path):
     assert done.stdout.split() == ["tensorflow", "float32"], done.stderr
 
 
+def test_the_users_streamlit_file_opens_the_app_to_nobody(tmp_path):
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit/config.toml").write_text(
+        "[global]\ndevelopmentMode = true\n[browser]\nserverAddress = 'example.org'\n"
+        "[server]\naddress = '0.0.0.0'\nbaseUrlPath = 'x'\nenableCORS = false\nenableXsrfProtection = false\n"
+    )
+    names = ("server.address", "server.baseUrlPath", "server.enableCORS", "server.enableXsrfProtection",
+             "browser.serverAddress", "global.developmentMode")  # fmt: skip
+    program = f"import pipeline\nfrom streamlit import config\nprint(*map(repr, map(config.get_option, {names})))"
+    done = run(program, HOME=str(tmp_path), STREAMLIT_SERVER_ADDRESS="0.0.0.0")  # noqa: S104
+    assert done.stdout.split() == ["'127.0.0.1'", "''", "True", "True", "'127.0.0.1'", "False"], done.stderr
+
+
+@pytest.mark.slow
 def test_a_second_store_is_refused_before_any_work():
     other = {"MLFLOW_TRACKING_URI": "http://a:5000", "MLFLOW_REGISTRY_URI": "http://b:5000"}
     assert "MLFLOW_REGISTRY_URI" in environment.refusal(other)
