@@ -13,8 +13,8 @@ from filelock import Timeout
 
 from busi.data.images import printable
 from busi.data.layout import CLASSES, DATASET_FILE
-from pipeline.ingest import dvc_command, sources, swap
-from pipeline.ingest.version import difference, has_content, is_cached, read_version
+from pipeline.ingest import dvc_command, remote, sources, swap
+from pipeline.ingest.version import difference, has_content, is_cached, is_listed, read_version
 from pipeline.paths import DATA, DATA_DVC
 from pipeline.runtime import git
 from pipeline.runtime.atomic_io import write_json
@@ -96,20 +96,29 @@ def restore() -> None:
         elif found:
             print(f"  note: DVC calls it {found!r}: `dvc add data` puts it into the cache again")
         return
-    reasons = []
+    reasons, named = [], None
     if wanted is not None:
-        for command in ("checkout", "pull") if dvc_command.dvc("remote", "list").stdout.strip() else ("checkout",):
+        named = remote.default()
+        gone = remote.silence(named[1]) if named else None
+        commands = ["checkout"] if not gone or is_listed(wanted[1]) else []  # without its list, it asks the remote too
+        if named and not gone:
+            commands.append("pull")
+        for command in commands:
+            if command == "pull":
+                print(f"asking DVC's remote {named[0]} for {wanted[1]}", flush=True)
             reason = _restore_by(command)
             if reason is None:
                 print(f"data/ is back by dvc {command}: {wanted[0] or 'unnamed'}, {wanted[1]}")
                 return
             reasons.append(f"dvc {command}: {reason}")
+        if gone:
+            reasons.append(f"DVC's remote {named[0]}, {named[1]}, is not there: {gone} (`dvc remote list`)")
     if wanted is None or wanted[0] == sources.EMBEDDED:
         bring_in(sources.EMBEDDED)
         return
     name = wanted[0] or "unnamed"
     again = " (or `busi data busi`)" if name == "busi" else ""
-    kind = ExternalServiceError if len(reasons) > 1 else StageError  # the remote was asked
+    kind = ExternalServiceError if named else StageError
     raise kind(
         f"data.dvc names the version {name} {wanted[1]}, and it is not here\n  "
         + "\n  ".join(reasons)

@@ -49,7 +49,7 @@ def difference() -> str:
 
 def is_cached(folder: Path) -> bool:
     """Whether DVC's cache holds every file of a folder, so that none is lost with it, whatever `data.dvc` names."""
-    cache = Path(dvc_command.dvc("cache", "dir").stdout.strip()) / "files" / "md5"
+    cache = _cache()
     for file in (path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "md5").hexdigest()
@@ -58,8 +58,17 @@ def is_cached(folder: Path) -> bool:
     return True
 
 
+def is_listed(md5: str) -> bool:
+    """Whether DVC's cache holds the list of a version's files, so that DVC needs no remote to know them."""
+    return (_cache() / md5[:2] / md5[2:]).is_file()
+
+
 def has_content(folder: Path) -> bool:
     """Whether a folder is there and not empty. Raises StageError for a file."""
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file; expected a folder or nothing\n  move it away and repeat")
     return folder.is_dir() and any(folder.iterdir())
+
+
+def _cache() -> Path:
+    return Path(dvc_command.dvc("cache", "dir").stdout.strip()) / "files" / "md5"

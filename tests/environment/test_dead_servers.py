@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from pipeline.ingest import data, dvc_command
 from pipeline.orchestration import dask_jobs, prefect_server
 from pipeline.runtime import servers
 from pipeline.runtime.errors import ExternalServiceError, StageError
@@ -117,3 +118,15 @@ def test_the_dask_scheduler(dead):
     with pytest.raises(ExternalServiceError, match=scheduler) as raised:
         dask_jobs.runner(scheduler)
     assert "--scheduler" in str(raised.value)
+
+
+@pytest.mark.slow
+@every_kind("page", "overloaded", "https")
+def test_the_remote_of_the_data(dead, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["init", "--no-scm", "-q"], ["remote", "add", "-d", "far", dead]):
+        assert dvc_command.dvc(*command).returncode == 0
+    (tmp_path / "data.dvc").write_text(f"outs:\n- {{md5: {'0' * 32}.dir, hash: md5, path: data}}\n")
+    with pytest.raises(ExternalServiceError, match="far") as raised:
+        data.restore()
+    assert dead in str(raised.value)
