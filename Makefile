@@ -6,7 +6,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 ENV := .venv/.installed
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# By `value`: a dollar in a variable of the environment is a dollar, and nothing that make expands
+export PATH := $(CURDIR)/.venv/bin:$(value PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # DVC keeps its index here instead of below /var/tmp
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.cache/dvc
@@ -18,12 +19,12 @@ export DO_NOT_TRACK := 1
 export BUSI_ROOT := $(CURDIR)
 unexport PYTHONPATH PYTHONHOME PYTHONINSPECT PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONWARNINGS
 # A user whom the system does not know, as in a container, has neither; DVC asks for the name, pip and MLflow for the home
-export USER := $(or $(USER),$(firstword $(shell id -un 2>/dev/null || id -u)))
-export HOME := $(or $(HOME),$(CURDIR)/.cache/home)
+export USER := $(or $(value USER),$(firstword $(shell id -un 2>/dev/null || id -u)))
+export HOME := $(or $(value HOME),$(CURDIR)/.cache/home)
 # As pipeline/runtime/environment.py has it: what listens on this machine is not reached through a proxy. An empty name
 # in the list would stand for every host, and Prefect can't read networks of IPv6 and what is in brackets
 COMMA := ,
-NAMED := $(subst $(COMMA), ,$(no_proxy) $(NO_PROXY))
+NAMED := $(subst $(COMMA), ,$(value no_proxy) $(value NO_PROXY))
 READABLE := $(foreach host,$(NAMED),$(if $(and $(findstring :,$(host)),$(findstring /,$(host))$(findstring [,$(host))),,$(host)))
 export no_proxy := $(subst $() ,$(COMMA),$(strip $(READABLE) 127.0.0.1 localhost ::1))
 export NO_PROXY := $(no_proxy)
@@ -58,6 +59,11 @@ export ARG_$(1) = $$(value $(1))
 unexport $(1)
 endef
 $(foreach name,$(VARIABLES),$(eval $(call hand_over,$(name))))
+# A misspelt one would be passed over, and the command do something else. Those of other programs have an underscore
+OTHERS := COLUMNS HOME LANG PATH PYTHON SHELL TERM TMPDIR TZ USER
+TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(foreach name,$(filter-out $(VARIABLES) $(OTHERS),$(TYPED)),$(if $(findstring _,$(name)),,$(name)))
+$(if $(strip $(UNKNOWN)),$(error there is no variable $(UNKNOWN); there are $(VARIABLES)))
 # $(call option,NAME,VARIABLE): --NAME="its text", or nothing where the variable is empty; `argument` without the name
 option = $(if $(value $(2)),--$(1)="$$ARG_$(2)")
 argument = $(if $(value $(1)),"$$ARG_$(1)")
@@ -70,6 +76,7 @@ flow: $(ENV) ## The same as a Prefect flow: make flow UNTIL=train FORCE=1 SET='t
 
 server: $(ENV) ## Start the Prefect server and its UI on this machine (PORT=4200)
 	@mkdir -p .cache
+	@python -m pipeline.serving.ports "$${ARG_PORT:-4200}"
 	@prefect server start --host 127.0.0.1 --port "$${ARG_PORT:-4200}"
 
 worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
@@ -160,7 +167,7 @@ bench: $(ENV) ## Measure speed and memory beside the alternatives; about 50 minu
 	@python -m benchmarks $(if $(value QUICK),--quick) $(call option,images,IMAGES)
 
 test: $(ENV) ## Run the tests; FAST=1 leaves out those that run whole commands, and takes two minutes
-	@python -m pytest $(if $(FAST),-m "not slow" tests/unit tests/environment)
+	@python -m pytest $(if $(value FAST),-m "not slow" tests/unit tests/environment)
 
 fuzz: $(ENV) ## Fuzz every reader with malformed files, then two searches guided by coverage (SEED=1, GUIDED=600 seconds each)
 	@python pipeline/runtime/pip_install.py --quiet --require-hashes -r requirements-fuzz.lock -c requirements.lock \

@@ -156,9 +156,13 @@ def flow(
       busi flow --set train.seed=3 --set split.seed=4
     """
     with _command("flow"):
+        from pipeline.orchestration import typed
+
+        typed.check_step(until)
+        overrides = typed.read_changes(changes or [])
         from pipeline.orchestration import flow
 
-        flow.run(until, force, flow.parse_changes(changes or []))
+        flow.run(until, force, overrides)
 
 
 @app.command()
@@ -185,6 +189,9 @@ def crossval(
       busi crossval --repeats 5 --scheduler tcp://10.0.0.1:8786
     """
     with _command("crossval"):
+        from pipeline.orchestration import typed
+
+        typed.check_address(scheduler)
         from pipeline.orchestration import crossval
 
         crossval.run(folds, repeats, scheduler)
@@ -503,7 +510,7 @@ def pretrain(
         int, typer.Option(min=1, metavar="N", help="Optimiser steps in all, 64 new phantoms each.")
     ] = 1521,
     learning_rate: Annotated[
-        float, typer.Option(metavar="RATE", help="Peak of the schedule: linear warm-up, then cosine to zero.")
+        float, typer.Option(min=1e-9, metavar="RATE", help="Peak of the schedule: linear warm-up, then cosine to zero.")
     ] = 1.5e-3,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the sequence of phantoms and of the initial weights.")] = 6,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that render phantoms.")] = 2,
@@ -604,6 +611,7 @@ def main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = app(arguments, prog_name="busi", standalone_mode=False)
+        sys.stdout.flush()  # a full disk is an error, and said below
     except TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "busi"
@@ -611,6 +619,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except typer.Abort:
         print("\nstopped", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # of the help or `busi doctor`; other commands say theirs themselves
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

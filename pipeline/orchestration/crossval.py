@@ -30,7 +30,6 @@ from pipeline.orchestration.folds import (
 from pipeline.params import Evaluate, read_params
 from pipeline.paths import PREDICTIONS
 from pipeline.runtime.atomic_io import write_csv, write_json
-from pipeline.runtime.errors import StageError
 from pipeline.tracking import runs
 
 OUT_OF_FOLD = FOLDER / "predictions.csv"
@@ -62,8 +61,6 @@ def run(folds: int, repeats: int, scheduler: str | None) -> None:
         StageError: the manifest is missing or of other images, no scheduler answers, or folds failed.
         ValueError: the images can't be divided into so many folds.
     """
-    if scheduler is not None and "://" not in scheduler:
-        raise StageError(f"--scheduler {scheduler}: expected an address such as tcp://10.0.0.1:8786")
     experiment = Experiment(read_params(), folds, repeats)
     found = cross_validate(experiment, REPORT, OUT_OF_FOLD, scheduler)
     announce(found.report, experiment.params.evaluate)

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from pipeline.orchestration import fold, prefect_server
 from pipeline.orchestration.folds import FOLDER, Fold
+from pipeline.orchestration.typed import check_address
 from pipeline.runtime import servers
 from pipeline.runtime.errors import ExternalServiceError, StageError
 
@@ -117,8 +118,10 @@ def runner(scheduler: str | None) -> DaskTaskRunner:
     """The task runner on the scheduler, or on `WORKERS` local workers.
 
     Raises:
-        ExternalServiceError: no scheduler answers at that address.
+        StageError: that is no address of a scheduler.
+        ExternalServiceError: no scheduler answers at it.
     """
+    check_address(scheduler)
     if scheduler:
         if why := servers.silence(lambda: asyncio.run(_greet(scheduler))):
             raise ExternalServiceError(

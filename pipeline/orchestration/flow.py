@@ -5,13 +5,11 @@ retries where something outside can fail, logs, artifacts, a schedule and worker
 runs for as long as the flow does.
 """
 
-import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun
@@ -30,10 +28,8 @@ from pipeline.orchestration.dvc_steps import (
 from pipeline.orchestration.flow_artifacts import CACHED, notify, write_artifacts
 from pipeline.orchestration.prefect_server import server
 from pipeline.params import Flow as Settings
-from pipeline.params import overridden, override, read_params
+from pipeline.params import override, read_params
 from pipeline.runtime.errors import ExternalServiceError, StageError
-
-NEXT_CHANGE = re.compile(r"\s+(?=[\w.]+=)")  # between two KEY=VALUE in one text
 
 TIMED_OUT, UNREACHABLE = "TimedOut", "Unreachable"  # names of states, beside CACHED
 
@@ -128,11 +124,9 @@ def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
         until, force, overrides: as `run_stages` takes them.
 
     Raises:
-        StageError: there is no such step or parameter, the flow was cancelled, or Prefect's server did not start.
+        StageError: there is no such step, the flow was cancelled, or Prefect's server did not start.
     """
-    plan(until)
-    if overrides:
-        overridden(overrides)  # a wrong word is refused before the server starts
+    plan(until)  # a wrong word is refused before the server starts
     try:
         with server():
             state = run_stages(until, force, dict(overrides) or None, return_state=True)
@@ -140,21 +134,6 @@ def run(until: str | None, force: bool, overrides: Mapping[str, Any]) -> None:
         raise StageError("cancelled, and the stage ended\n  `dvc repro` or `busi flow` continues from there") from None
     if not state.is_completed():
         sys.exit(1)
-
-
-def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
-    """Values of params.yaml by dotted key, from texts like `train.seed=3` or `train.seed=3 split.seed=4`.
-
-    Raises:
-        StageError: a text is not of this form.
-    """
-    overrides = {}
-    for change in (part for text in changes for part in NEXT_CHANGE.split(text.strip())):
-        key, equals, value = change.partition("=")
-        if not equals or not key:
-            raise StageError(f"--set {change!r}: expected KEY=VALUE, such as train.seed=3")
-        overrides[key] = yaml.safe_load(value)
-    return overrides
 
 
 def read_settings() -> Settings:

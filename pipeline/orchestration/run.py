@@ -7,6 +7,16 @@ from pipeline.ingest import data
 from pipeline.orchestration import summary
 from pipeline.runtime.processes import end_tree
 
+# `python -m dvc`, whose output may end as that of our own commands may: `busi run | head -1`
+DVC = """\
+import sys
+from pipeline.runtime import terminal
+terminal.prepare()
+from dvc.cli import main
+sys.argv[0] = "dvc"
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 def run() -> None:
     """Bring data in if it is missing, run what has something to do, and print what was reached.
@@ -19,7 +29,7 @@ def run() -> None:
     """
     data.bring(None)
     sys.stdout.flush()  # before what DVC prints
-    repro = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], start_new_session=True)
+    repro = subprocess.Popen([sys.executable, "-c", DVC, "repro"], start_new_session=True)
     try:
         code = repro.wait()
     except BaseException:

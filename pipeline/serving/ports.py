@@ -1,11 +1,17 @@
-"""Where the app, the MLflow UI and the REST endpoint listen: on this machine only, on a port that is free."""
+"""Where the app, the MLflow UI and the REST endpoint listen: on this machine only, on a port that is free.
+
+`python -m pipeline.serving.ports PORT` checks a port for `make server`, because Prefect names no holder and ends with a
+traceback for some numbers.
+"""
 
 import errno
 import socket
+import sys
 
 import psutil
 
 from pipeline.runtime.errors import StageError
+from pipeline.runtime.lifecycle import stage
 
 HOST = "127.0.0.1"
 APP_PORTS = range(8501, 8600)  # tried in order, where the user names none
@@ -59,3 +65,19 @@ def _refused(port: int) -> str | None:
             found = holder(port)
             return f"is taken by {found}" if found else "is taken"
     return None
+
+
+def main(typed: str) -> None:
+    """Refuse what is no port, or one that Prefect's server can't have."""
+    with stage("server"):
+        if not (typed.isascii() and typed.isdecimal() and 1 <= int(typed) <= 65535):
+            raise StageError(f"PORT is {typed}; expected a number from 1 to 65535")
+        if reason := _refused(int(typed)):
+            raise StageError(
+                f"port {typed} {reason}\n  name another one, such as `make server PORT=4300`, and set "
+                "PREFECT_API_URL=http://127.0.0.1:4300/api for flow and worker"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from pipeline.orchestration.run import DVC
 from pipeline.paths import ROOT
 
 # Prints more than a pipe holds, then does what counts
@@ -83,6 +84,24 @@ def test_signs_that_the_terminal_lacks_are_spelt(tmp_path, variables):
     )  # fmt: skip
     assert done.stdout.decode("ascii") == "0.9 >= 0.85 +- 0.01 - ?\n"
     assert "0.8 x 2" in done.stderr.decode("ascii")
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor"])
+def test_a_full_disk_is_an_error_of_every_command(command):
+    line = f"{sys.executable} -m pipeline.cli {command} > /dev/full"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_dvc_that_nobody_reads_does_its_work():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", DVC, "root"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", ["--help", "flow --help"])

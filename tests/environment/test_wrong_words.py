@@ -15,7 +15,9 @@ from pipeline.paths import ROOT
         ("flow --set nosuch=3", "nosuch"),
         ("flow --set train.seed=x", "train.seed"),
         ("flow --set train", "KEY=VALUE"),
+        ("flow --set train.seed=[", "YAML"),
         ("crossval --scheduler nonsense", "tcp://"),
+        ("crossval --scheduler tcp://", "expected"),
         ("crossval --folds 1", "--folds"),
         ("show three", "VERSION"),
         ("serve --port 99999", "--port"),
@@ -26,6 +28,7 @@ from pipeline.paths import ROOT
         ("predict", "no file"),
         ("predict nosuch.png", "nosuch.png"),
         ("data nosuch", "nosuch"),
+        ("pretrain --learning-rate -1", "--learning-rate"),
         ("pretrain --backend nosuch", "nosuch"),
         ("pretrain --backend torch", "pip install torch"),  # which the lock file does not have
     ],
@@ -42,3 +45,16 @@ def test_a_wrong_word_is_refused(arguments, word, tmp_path):
     assert done.returncode in (1, 2)
     assert word in done.stderr and "Traceback" not in done.stderr
     assert "Flow run" not in done.stdout + done.stderr  # no server was started for it
+
+
+@pytest.mark.parametrize(
+    "arguments", ["flow --until nosuch", "flow --set nosuch=3", "crossval --scheduler nonsense", "serve --port 99999"]
+)
+def test_a_typing_error_waits_for_no_library(arguments):
+    program = (
+        f"import sys\nsys.argv[1:] = {arguments.split()!r}\nfrom pipeline.cli import main\n"
+        "try: main()\nfinally: print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    assert {"dask", "mlflow", "pandas", "prefect", "tensorflow"}.isdisjoint(done.stdout.split())

@@ -10,7 +10,7 @@ import yaml
 from prefect.logging import disable_run_logger
 from prefect.states import State
 
-from pipeline.orchestration import flow, flow_artifacts
+from pipeline.orchestration import flow, flow_artifacts, typed
 from pipeline.orchestration.dvc_steps import Outcome, StageTimeout
 from pipeline.paths import ROOT
 from pipeline.runtime.errors import ExternalServiceError, StageError
@@ -77,18 +77,18 @@ def test_each_step_has_a_timeout(monkeypatch, tmp_path):
 
 
 def test_an_override_is_read_as_yaml():
-    assert flow.parse_changes(["train.seed=3"]) == {"train.seed": 3}
-    assert flow.parse_changes(["register.gate.accuracy=null"]) == {"register.gate.accuracy": None}
-    assert flow.parse_changes([]) == {}
+    assert typed.parse_changes(["train.seed=3"]) == {"train.seed": 3}
+    assert typed.parse_changes(["register.gate.accuracy=null"]) == {"register.gate.accuracy": None}
+    assert typed.parse_changes([]) == {}
     for wrong in ("train.seed", "=3", ""):
         with pytest.raises(StageError, match="KEY=VALUE"):
-            flow.parse_changes([wrong])
+            typed.parse_changes([wrong])
 
 
 def test_several_overrides_may_stand_in_one_text_and_a_value_may_hold_a_space():
     text = " train.seed=3  featurize.weights=my weights.h5 split.seed=4"
     expected = {"train.seed": 3, "featurize.weights": "my weights.h5", "split.seed": 4, "train.dropout": 0.1}
-    assert flow.parse_changes([text, "train.dropout=0.1"]) == expected
+    assert typed.parse_changes([text, "train.dropout=0.1"]) == expected
 
 
 def test_the_metrics_table_holds_what_has_an_interval():

@@ -1,7 +1,8 @@
-"""What is typed behind a variable of make reaches the `busi` command as it was typed, and nothing of it is run."""
+"""What is typed behind a variable of make reaches the command as it was typed, and nothing of it is run."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -18,6 +19,8 @@ NAMES = {
     "a newline": "one\ntwo",
     "a leading dash": "-x --force",
     "a backslash and a hash": r"a\b # c",
+    "a backslash at the end": "a\\",
+    "a percent sign and an umlaut": "100% für 5 €",
 }
 
 
@@ -30,7 +33,8 @@ def make(tmp_path_factory):
     for name in ("Makefile", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     (folder / ".venv/.installed").touch()
-    for name in ("busi", "dvc"):
+    (folder / ".cache").mkdir()
+    for name in ("busi", "dvc", "prefect", "python"):
         (programs / name).write_text(
             f"#!/bin/sh\nexec python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' {name} \"$@\"\n"
         )
@@ -42,10 +46,11 @@ def make(tmp_path_factory):
 
     def run(*arguments: str, **environment: str) -> list[str]:
         done = subprocess.run(
-            ["make", *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True, check=True
+            ["make", *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True, check=False
         )
         assert sorted(folder.iterdir()) == before, "something was run"
-        return json.loads(done.stdout.splitlines()[-1])
+        done.check_returncode()
+        return json.loads([line for line in done.stdout.splitlines() if line.startswith("[")][-1])
 
     return run
 
@@ -87,3 +92,37 @@ def test_every_target_hands_its_variable_over(make, target, variable, command):
 )
 def test_a_variable_that_is_not_set_is_no_option(make, target):
     assert make(target) == ["busi", target]
+
+
+def test_every_variable_is_handed_over_and_none_is_expanded():
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    listed = re.search(r"^VARIABLES := ((?:.*\\\n)*.*)$", text, re.M)[1].replace("\\", " ").split()
+    recipes = "\n".join(line for line in text.splitlines() if line.startswith("\t"))
+    used = re.findall(r"\$\((?:call option,\w+,|call argument,|if \$\(value )(\w+)\)|ARG_(\w+)", text)
+    assert {first or second for first, second in used} == set(listed)
+    assert not re.findall(rf"\$[({{]({'|'.join(listed)})[)}}]", recipes)
+
+
+@pytest.mark.parametrize("target", ["test FAST", "results ROW", "server PORT", "remote URL", "bench IMAGES"])
+def test_targets_of_other_programs_run_nothing_either(make, target):
+    target, variable = target.split()
+    make(target, f"{variable}=x; touch run `touch run` $(touch run) $(shell touch run)")
+
+
+@pytest.mark.parametrize("variable", ["no_proxy", "NO_PROXY", "HOME", "USER", "PATH"])
+def test_a_dollar_in_the_environment_is_a_dollar(make, variable):
+    before = f"{os.environ['PATH']}:" if variable == "PATH" else ""
+    assert make("versions", **{variable: f"{before}/$(shell touch run)"}) == ["busi", "versions"]
+
+
+@pytest.mark.parametrize("wrong", ["UNTILL=train", "until=train", "FILE=x.png"])
+def test_a_misspelt_variable_is_refused(wrong):
+    done = subprocess.run(["make", "-n", "flow", wrong], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "UNTIL" in done.stderr
+
+
+def test_variables_of_other_programs_and_the_python_may_be_given(make):
+    assert make("versions", "MLFLOW_TRACKING_URI=http://127.0.0.1:1", "PYTHON=python3", "TMPDIR=/tmp") == [
+        "busi", "versions",
+    ]  # fmt: skip
