@@ -40,7 +40,7 @@ $(ENV): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14) and f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
 	@test ! -L .venv || { echo "error: .venv is a link to $$(readlink .venv), which installing would empty; remove the link"; exit 1; }
 	@echo "installing the environment into .venv (2 to 3 minutes, 3 GB)"
-	@$(PYTHON) -m venv --clear .venv
+	@$(PYTHON) -m venv --clear .venv || { echo "error: $(PYTHON) can't make an environment; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 	@# As constraints too: else pip takes the newest release for a package that another one asks for with an extra
 	@set -o pipefail; .venv/bin/python pipeline/runtime/pip_install.py --require-hashes \
 	  -r requirements.lock -c requirements.lock \

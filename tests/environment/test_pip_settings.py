@@ -24,6 +24,7 @@ def test_only_the_way_to_the_index_is_kept():
             "install.target='/elsewhere'",
             "global.constraint='/etc/constraints.txt'",
             ":env:.dry-run='1'",
+            "For variant 'user', will try loading '/home/me/.config/pip/pip.conf'",
         ]
     )
     variables = {"PIP_DRY_RUN": "1", "PIP_INDEX_URL": "https://mine.example/simple", "HOME": "/home/me"}
@@ -58,6 +59,8 @@ CASES = {
     "dry run": {"PIP_DRY_RUN": "1"},
     "constraint": {"PIP_CONSTRAINT": "constraints.txt"},
     "no wheels": {"PIP_NO_BINARY": ":all:"},
+    "quiet": {"PIP_QUIET": "2"},
+    "verbose": {"PIP_VERBOSE": "1"},
 }
 
 
@@ -87,6 +90,31 @@ def test_a_package_lands_in_the_environment(place, case, where, tmp_path):
     )
     assert found.stdout.startswith(str(place / "venv"))
     subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "tiny-thing"], check=True)
+
+
+@pytest.mark.parametrize("level", ["1", "3"])
+def test_an_index_counts_however_quiet_pip_is(tmp_path, level):
+    """It would be lost in silence, and packages come from elsewhere."""
+    (tmp_path / "pip.conf").write_text(f"[global]\nquiet = {level}\nindex-url = http://127.0.0.1:9/mine\nretries = 0\n")
+    done = install(tmp_path, "--dry-run", "no-such-package-of-theirs")
+    assert done.returncode == 1
+    assert "127.0.0.1:9/mine" in done.stdout and "index-url" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["[global\nuser = true\n", "[global]\ntimeout = abc\n"])
+def test_settings_that_pip_cannot_read_are_named(tmp_path, content):
+    (tmp_path / "pip.conf").write_text(content)
+    done = install(tmp_path, "--dry-run", "no-such-package-of-theirs")
+    assert done.returncode == 1
+    assert "pip can't read its settings" in done.stderr and "Traceback" not in done.stderr
+
+
+def install(folder, *arguments: str) -> subprocess.CompletedProcess:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], cwd=folder, env=clean | {"PIP_CONFIG_FILE": str(folder / "pip.conf")},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
 
 
 def test_an_unfit_python_is_refused_by_name(tmp_path):
