@@ -24,7 +24,9 @@ def prepare() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell, `>&-`
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - as long as the process
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # as long as the process, also when another stream replaces this
+            os.set_inheritable(nowhere, True)  # it mostly takes the free number, and a child process needs it too
+            setattr(sys, name, open(nowhere, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif type(stream) is io.TextIOWrapper and not isinstance(stream.buffer, _Writer) and _number(stream) == number:
             stream.flush()
             writer = _Writer(_Pipe(number, "w", closefd=False))

@@ -62,6 +62,29 @@ def test_output_that_is_closed_is_no_error(shell, tmp_path):
     assert (tmp_path / "done").exists()
 
 
+def test_only_one_output_that_is_closed_is_no_error():
+    """By the command, which prepares its output twice, beside files that take the free number."""
+    for line in ("versions --help >&-", "frobnicate 2>&-", "doctor >&-"):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m pipeline.cli {line}"], cwd=ROOT, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr and "descriptor" not in done.stderr, line
+
+
+def test_a_stream_that_is_closed_stays_open_to_nowhere(tmp_path):
+    program = (
+        "import subprocess, sys\nfrom pipeline.runtime import terminal\nfrom pipeline.runtime.lifecycle import stage\n"
+        "terminal.prepare()\nwith stage('work'): print('lost')\n"
+        "assert open('log', 'w').fileno() != 1\nsubprocess.run(['echo', 'lost'], check=True)\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f'exec "{sys.executable}" -c "$PROGRAM" >&-'], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PROGRAM": program}, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_is_an_error(shell):
     code, _, error = shell("$WORK > /dev/full")
     assert code == 1 and "No space left" in error and "Traceback" not in error
