@@ -93,7 +93,7 @@ def python(folder: Path, *arguments: str) -> Ended:
     if sys.stderr.isatty():
         print(f"  {folder.name}: python {' '.join(arguments)[:80]}", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    with (folder / ".git/benchmark.log").open("w+") as log:
+    with (folder / ".git/benchmark.log").open("w+", encoding="utf-8") as log:
         command = [sys.executable, *arguments]
         process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)
@@ -161,7 +161,7 @@ def record(
     """Put a row into the record and print it. `met` is None where nothing is to be reached."""
     path = QUICK_RECORD if quick else RECORD
     here = machine()
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows = found["rows"] if found.get("machine") == here else {}
     shown = {
         name: {"median": _digits(median(of)), "min": _digits(min(of)), "max": _digits(max(of)), "n": len(of)}
@@ -174,7 +174,7 @@ def record(
 
 def machine() -> str:
     """The processor, cores, memory and the versions that decide a time."""
-    information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    information = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
     names = [line.partition(":")[2].strip() for line in information.splitlines() if line.startswith("model name")]
     flags = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in information]
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
@@ -185,7 +185,7 @@ def machine() -> str:
 
 def table(quick: bool = False) -> str:
     """The record as a table in Markdown, in the order of `ROWS`."""
-    found = json.loads((QUICK_RECORD if quick else RECORD).read_text())
+    found = json.loads((QUICK_RECORD if quick else RECORD).read_text(encoding="utf-8"))
     rows = [found["rows"][key] for key in ROWS if key in found["rows"]]
     cells = [[row["what"], row["against"], row["reach"], row["result"], _VERDICTS[row["met"]]] for row in rows]
     head = ["what", "against", "reach", "measured: median (least to largest)", "met"]

@@ -160,7 +160,7 @@ def served():
         cwd=folder,
         env=harness.environment(folder),
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         if not any(DISCLAIMER in line for line in server.stdout):

@@ -283,13 +283,15 @@ def shown(metric: dict, sign: str = "") -> str:
 
 def commit() -> str:
     """The commit, and whether what decides a result differs from it."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     changes = subprocess.run(["git", "status", "--porcelain", *CODE], capture_output=True, check=False)
     return head.stdout.strip() + (" with changes" if changes.stdout else "")
 
 
 def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 

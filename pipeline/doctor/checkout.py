@@ -171,7 +171,10 @@ def at_work() -> Iterator[Finding]:
     if holder.is_file():
         from pipeline.runtime.processes import is_alive
 
-        held = {int(pid) for pid in re.findall(r'"pid": (\d+)', json.dumps(json.loads(holder.read_text() or "{}")))}
+        held = {
+            int(pid)
+            for pid in re.findall(r'"pid": (\d+)', json.dumps(json.loads(holder.read_text(encoding="utf-8") or "{}")))
+        }
         busy += [f"dvc, process {pid}" for pid in sorted(held) if is_alive(pid)]
     for name in busy:
         yield Finding(NOTE, f"{name} is at work here", "wait for it, or end it")

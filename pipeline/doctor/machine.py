@@ -108,11 +108,15 @@ def machine() -> Iterator[Finding]:
 
     memory = psutil.virtual_memory().available / GIB
     with contextlib.suppress(OSError, ValueError):  # the limit of a container
-        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current")
+        )
         memory = min(memory, (limit - used) / GIB)
     text = f"{memory:.1f} GiB of memory free; a run needs up to {MEMORY_GIB}"
     yield (Finding(OK, text) if memory >= MEMORY_GIB else Finding(NOTE, text, "end other programs"))
-    flags = Path("/proc/cpuinfo").read_text(errors="replace") if Path("/proc/cpuinfo").is_file() else ""
+    flags = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace") if Path("/proc/cpuinfo").is_file() else ""
+    )
     sets = [name for name, flag in (("AVX2", "avx2"), ("AVX-512", "avx512f"), ("AMX", "amx_tile")) if flag in flags]
     cores = f"{counted(os.cpu_count() or 1, 'core')}, {', '.join(sets) or platform.machine()}"
     slow = flags and "avx" in flags and "avx2" not in flags

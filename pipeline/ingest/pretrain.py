@@ -65,7 +65,7 @@ def run(*, steps: int, learning_rate: float, seed: int, workers: int, backend: s
     asked = {"steps": steps, "learning_rate": learning_rate, "seed": seed, "phantoms": PHANTOMS, "size": SIZE}
     state = {"asked": asked, "step": 0, "seconds": 0.0, "log": []}
     if progress_file.is_file():
-        state = json.loads(progress_file.read_text())
+        state = json.loads(progress_file.read_text(encoding="utf-8"))
         if state["asked"] != asked:
             raise StageError(
                 f"{FOLDER} holds a run of {state['asked']}; this one is of {asked}\n"

@@ -147,7 +147,11 @@ def run_fold(averaged: bool) -> dict:
         write_validation()
         if averaged:
             write_averaged_views()
-    trained, metrics, model_md5 = json.loads(RUN.read_text()), json.loads(METRICS.read_text()), md5(MODEL)
+    trained, metrics, model_md5 = (
+        json.loads(RUN.read_text(encoding="utf-8")),
+        json.loads(METRICS.read_text(encoding="utf-8")),
+        md5(MODEL),
+    )
     for large in (FEATURES, MODEL):
         large.unlink()
     return {
@@ -186,7 +190,7 @@ def write_validation() -> None:
     features = read_features(FEATURES, rows)[val["row"].to_numpy()]
     _, tail = cut(load_model(MODEL), read_params().featurize.boundary)
     called = np.concatenate(list(predict(tail, [features])))
-    called = apply_temperature(called, 1 / json.loads(RUN.read_text())["temperature"])
+    called = apply_temperature(called, 1 / json.loads(RUN.read_text(encoding="utf-8"))["temperature"])
     groups = pd.read_csv(SPLIT, dtype=str).set_index("path")["duplicate_group"]
     table = val[["path", "label"]].assign(duplicate_group=val["path"].map(groups))
     write_csv(VALIDATION, table.assign(**dict(zip(CLASSES, called.T, strict=True))))

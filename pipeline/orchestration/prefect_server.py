@@ -55,7 +55,7 @@ def server() -> contextlib.AbstractContextManager:
     print("starting Prefect's server", file=sys.stderr, flush=True)
     log = PREFECT_HOME.value() / "flow-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
@@ -119,7 +119,9 @@ def _wait_until_up(process: subprocess.Popen, address: str, log: Path) -> None:
 
 def _reason(log: Path) -> str:
     """The last exception that the server's log names, or its last line."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] or [
+        "it said nothing"
+    ]
     return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
 
 

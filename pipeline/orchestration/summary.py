@@ -20,7 +20,7 @@ def run() -> None:
     params = read_params()
     data = read_dataset()
     receipt = register.ensure_registered(params)
-    metrics, decision = json.loads(METRICS.read_text()), json.loads(GATE.read_text())
+    metrics, decision = json.loads(METRICS.read_text(encoding="utf-8")), json.loads(GATE.read_text(encoding="utf-8"))
 
     accuracy = metrics["accuracy"]
     print()

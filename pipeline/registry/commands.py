@@ -57,7 +57,9 @@ def show(version: int | None, model: str | None) -> None:
     name = _begin(model)
     chosen = names.choose_to_show(name, version)
     with logged_model.files_of(chosen) as files:
-        decision, metrics = (json.loads((files / file).read_text()) for file in ("gate.json", "metrics.json"))
+        decision, metrics = (
+            json.loads((files / file).read_text(encoding="utf-8")) for file in ("gate.json", "metrics.json")
+        )
     print(f"{name} version {chosen.version}, registered {_age(chosen.creation_timestamp)} ago")
     aliases = ", ".join(chosen.aliases) or "none"
     current = versions.stages(name).get(str(chosen.version), "none")

@@ -131,7 +131,9 @@ def bring_data(tree: Path, tags: Mapping[str, str]) -> None:
     if tags.get("synthetic") == "true":
         ways.append(make_phantoms(tree))
     for way in ways:
-        done = subprocess.run(way, cwd=tree, env=environment(tree), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            way, cwd=tree, env=environment(tree), capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if done.returncode == 0 and (tree / DATASET).is_file():
             break
     else:

@@ -78,7 +78,9 @@ def stage(name: str) -> Iterator[None]:
 def seconds_of(stages: Iterable[str]) -> dict[str, float]:
     """How long each stage took when it last ran here, without the start of Python; one that never did is left out."""
     files = {name: TIMINGS / f"{name}.json" for name in stages}
-    return {name: json.loads(file.read_text())["seconds"] for name, file in files.items() if file.is_file()}
+    return {
+        name: json.loads(file.read_text(encoding="utf-8"))["seconds"] for name, file in files.items() if file.is_file()
+    }
 
 
 def _whose(path: Path) -> str:

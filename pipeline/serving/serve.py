@@ -49,7 +49,7 @@ def run(port: int | None, model: str | None) -> None:
         name = model or names.default_name()
         print(f"verifying the Production version of {name}", flush=True)
         path = STORE / f"serve-{port}.log"
-        with verify.production_files(name) as (version, files), path.open("w") as log:
+        with verify.production_files(name) as (version, files), path.open("w", encoding="utf-8") as log:
             address = f"http://{HOST}:{port}/invocations"
             said = (
                 f"{name} version {version.version} answers at {address}  (Ctrl-C ends it)\n"

@@ -38,7 +38,7 @@ def run(port: int | None) -> None:
     experiment = connection.connect().get_experiment_by_name(connection.EXPERIMENT).experiment_id
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
-    with LOG.open("w") as log:
+    with LOG.open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
             [
                 *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri),

@@ -193,7 +193,7 @@ def write_model(folder: Path, parts: Parts, model_id: str | None, run_id: str | 
     data.mkdir(parents=True)
     shutil.copyfile(parts.keras_file, data / MODEL_FILE)
     shutil.copyfile(parts.ood_detector, data / OOD_DETECTOR_FILE)
-    (data / "keras_module.txt").write_text("keras")
+    (data / "keras_module.txt").write_text("keras", encoding="utf-8")
     source = parts.bundle.write(folder.with_name("code"))
     mlflow.pyfunc.save_model(
         folder,

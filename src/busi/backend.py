@@ -16,7 +16,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
         try:
