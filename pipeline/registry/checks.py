@@ -182,9 +182,10 @@ def not_worse_than_production(
         with logged_model.files_of(production) as others:
             before = _predictions(others)
     except (StageError, OSError) as error:
-        # What is lost can't be served either; to stay with it would be no safer
-        reason = str(error).splitlines()[0]
-        return passes(f"Not compared: predictions of version {production.version} can't be read: {reason}")
+        reason = f"predictions of version {production.version} can't be read: {str(error).splitlines()[0]}"
+        if versions.lost(production):  # it can't be served either; to stay with it would be no safer
+            return passes(f"Not compared: {reason}")
+        return check(NOT_WORSE, False, reason[0].upper() + reason[1:], threshold=threshold)
     both = _predictions(files).merge(before[["path", "predicted"]], on="path", suffixes=("", "_before"))
     if both.empty:
         return passes(f"Not compared: no test image in common with version {production.version}.")

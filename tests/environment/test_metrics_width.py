@@ -11,7 +11,6 @@ def test_metrics_fit_a_terminal(first):
     assert max(map(len, shown.splitlines())) <= COLUMNS
     for name in ("accuracy", "low", "high", "auroc", "sens", "val_loss"):
         assert name in shown.split()
-    first.commit()
     first.set_params({"train": {"seed": 5}})
     first.dvc("repro", "evaluate")
     difference = first.dvc("metrics", "diff")

@@ -223,7 +223,7 @@ def test_no_data_at_all(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert "busi data phantom" in done.stderr
+    assert "`busi data`" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]
 
