@@ -33,6 +33,8 @@ def bring(source: str | None) -> None:
     Raises:
         StageError, ValueError, OSError: data/ and data.dvc are as they were; the text says why.
     """
+    if source is not None and not source.strip():
+        raise StageError("the source is an empty text; expected phantom, busi, kaggle, or the path of a zip or folder")
     with _alone():
         match_git()
         swap.recover()
